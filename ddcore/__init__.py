@@ -1,0 +1,65 @@
+"""Dataset Distillation (Wang, Zhu, Torralba, Efros), the paper you can run.
+
+>>> import ddcore
+>>> distilled = ddcore.load_distilled("fig2a")  # ten images of digits, with their three rates
+>>> weights = ddcore.train_on(distilled)  # the network that they belong to, trained on them
+"""
+
+from pathlib import Path
+
+import torch
+
+from ddcore.distill import Recipe, distill
+from ddcore.distilled import DistilledData
+from ddcore.errors import InputError, MachineError
+from ddcore.evaluate import evaluate
+from ddcore.networks import AlexCifarNet, LeNet, Network, Weights, as_network, generator
+from ddcore.unroll import cross_entropy, meta_gradient, train
+
+__all__ = [
+    "AlexCifarNet", "DistilledData", "InputError", "LeNet", "MachineError", "Network", "Recipe", "as_network",
+    "cross_entropy", "distill", "evaluate", "generator", "load_distilled", "meta_gradient", "network_of", "train_on",
+]  # fmt: skip
+
+
+def load_distilled(path_or_name: str | Path) -> DistilledData:
+    """Read distilled data from a file, from a record's folder, or by the name of an experiment with a record.
+
+    InputError for a name that is none, for an experiment without a record and for a file of another kind.
+    """
+    path = Path(path_or_name)
+    if path.is_dir():
+        return DistilledData.load(path / "distilled.safetensors")
+    if path.exists() or path.suffix:
+        return DistilledData.load(path)
+    from ddcore.companion.records import find  # only here does the package look up its own records
+
+    record = find(str(path_or_name))
+    if record is None:
+        raise InputError(f"{path_or_name} has no record here; `ddcore run {path_or_name}` makes one")
+    return record.distilled
+
+
+def network_of(distilled: DistilledData) -> Network:
+    """The architecture that the data was distilled for."""
+    images, meta = distilled.images, distilled.meta
+    return as_network(meta["architecture"], images.shape[2], images.shape[3], len(meta["classes"]))
+
+
+def train_on(
+    distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1, generator: torch.Generator | None = None
+) -> Weights:
+    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}.
+
+    weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init, else `nets`
+    networks drawn by `generator` from the init law that the data was distilled for.
+    """
+    network = network_of(distilled)
+    if weights is not None:
+        theta = network.flatten(weights)
+    elif distilled.init is not None:
+        theta = network.flatten(distilled.init)
+    else:
+        rng = generator or torch.Generator().manual_seed(torch.seed())
+        theta = torch.stack([network.init(distilled.meta["init_law"], rng) for _ in range(nets)])
+    return network.unflatten(train(network, distilled, theta))

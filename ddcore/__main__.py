@@ -1,0 +1,6 @@
+"""`python -m ddcore` and `torchrun -m ddcore` are the command `ddcore`."""
+
+from ddcore.companion.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
+
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ddcore.companion import records
+from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
+from ddcore.companion.records import Record
+from ddcore.datasets import Dataset, cache_folder, load
+from ddcore.distill import InitLaw, distill
+from ddcore.distilled import DistilledData
+from ddcore.errors import InputError
+from ddcore.evaluate import evaluate
+from ddcore.networks import Network, as_network, generator
+from ddcore.unroll import EAGER, compiled_steps, train
+
+STACK = 20  # networks tested at once
+COMPILE_FROM = 4_000  # outer steps x inner steps from which compiling pays
+TOLERANCE = 0.001  # of a mean accuracy re-derived on another machine: a tenth of a percentage point
+
+
+def run(
+    name: str, scale: str = "paper", overrides: dict[str, str] | None = None, *,
+    device: str = "cpu", compile: str = "auto", force: bool = False, checkpoints: Path | None = None,
+) -> Record:  # fmt: skip
+    """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left."""
+    config, experiment = configure(name, scale, overrides), resolve(name)
+    said = {n: parse(n, text) for n, text in (overrides or {}).items() if n != "dataset"}
+    if not force and (found := records.at(experiment, config.key)) is not None:
+        return found
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; cpu is allowed")
+    data = load(config.dataset).to(device)
+    network = as_network(config.network, *data.shape, len(data.classes))
+    folder = checkpoints or cache_folder() / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder / f"{config.key}.lock"):
+        if not force and (found := records.at(experiment, config.key)) is not None:
+            return found
+        return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
+
+
+def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
+    started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    checkpoint = folder / f"{config.key}.safetensors"
+    if force and _rank() == 0:
+        checkpoint.unlink(missing_ok=True)
+    compiled = compile == "on" or (
+        compile == "auto" and config.iterations * config.steps * config.epochs >= COMPILE_FROM
+    )
+    steps = compiled_steps() if compiled else EAGER
+    compiled = steps is not EAGER
+    environment = records.environment(device, compiled, _world())
+    p = init_law(config, network)
+    distilled, how = distill(
+        network, data, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
+        soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
+        held_out=networks(config, p, 1, "validation").to(device) if config.fixed else None,
+        checkpoint=checkpoint, identity=f"{config.key} {'compiled' if compiled else 'eager'}",
+    )  # fmt: skip
+    if _rank() > 0:
+        return None
+    init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
+    meta = {
+        **distilled.meta, "architecture": config.network, "init_law": config.init, "fixed_init": config.fixed,
+        "steps": config.steps, "epochs": config.epochs, "objective": "cross_entropy",
+    }  # fmt: skip
+    stored = checkpoint.with_suffix(".distilled")
+    DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
+    content = {
+        "experiment": experiment, "scale": scale, "key": config.key, "config": config.model_dump(), "overrides": said,
+        "metrics": measure(config, network, DistilledData.load(stored).to(device), data),
+        "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + how["before"], 1)},
+        "data": {"name": data.name, "sha256": data.sha256},
+        "distillation": {k: how[k] for k in ("best_step", "returns", "history")},
+        "algorithm_version": ALGORITHM_VERSION,
+    }  # fmt: skip
+    record = records.write(records.root_for(scale, said), content, stored)
+    stored.unlink()
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def init_law(config: Config, network: Network) -> InitLaw:
+    """p(theta_0): a fixed init ignores its generator."""
+    if config.fixed:
+        theta = network.init(config.init, generator(config.seed, "init"))
+        return lambda rng: theta
+    return lambda rng: network.init(config.init, rng)
+
+
+def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: int = 0) -> Tensor:
+    """Held-out networks `first` .. `first + n - 1` of a stream, [n, P]."""
+    return torch.stack([p(generator(config.seed, stream, j)) for j in range(first, first + n)])
+
+
+def measure(
+    config: Config, network: Network, distilled: DistilledData, data: Dataset, nets: int | None = None
+) -> dict[str, Any]:
+    """Test accuracy of the held-out networks after and before training on the distilled data."""
+    p, total = init_law(config, network), nets or config.nets
+    after, before = [], []
+    for first in range(0, total, STACK):
+        theta = networks(config, p, min(STACK, total - first), first=first).to(data.test[0].device)
+        before.append(evaluate(network, theta, *data.test))
+        after.append(evaluate(network, train(network, distilled, theta), *data.test))
+    return {
+        "test_accuracy": records.metric(torch.cat(after)),
+        "test_accuracy_before": records.metric(torch.cat(before)),
+    }
+
+
+def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
+    """Re-derive a record's accuracies from its stored images: whether they agree, and a line that says so.
+
+    Trains the first `nets` of the held-out networks anew (all by default) and compares the mean with that of the values in
+    the record. InputError where the record's dataset is not there.
+    """
+    config = Config(**record.config)
+    data = load(config.dataset, download=False)
+    network = as_network(config.network, *data.shape, len(data.classes))
+    total = min(nets or config.nets, config.nets)
+    ours = measure(config, network, record.distilled, data, total)["test_accuracy"]["mean"]
+    stated = sum(record.metrics["test_accuracy"]["values"][:total]) / total
+    same_data = data.sha256 == record.data["sha256"]
+    agrees = abs(ours - stated) <= TOLERANCE and same_data and record.key == config.key
+    why = "" if same_data else f"; the files of {data.name} are not those of the record"
+    why += "" if record.key == config.key else "; the record's key does not belong to its configuration"
+    plural = "network" if total == 1 else "networks"
+    line = f"{record.experiment} {'PASS' if agrees else 'FAIL'} (record {100 * stated:.2f} %, now {100 * ours:.2f} %, {total} {plural}{why})"
+    return agrees, line
+
+
+class _only_one:
+    """A lock that the system frees when its holder dies; under torchrun the first process holds it for all."""
+
+    def __init__(self, path: Path):
+        self.lock = FileLock(path)
+
+    def __enter__(self) -> None:
+        if _rank() == 0:
+            try:
+                self.lock.acquire(timeout=0)
+            except Timeout:
+                print("another process computes this configuration: waiting for its record", file=sys.stderr)
+                self.lock.acquire()
+        if _world() > 1:
+            dist.barrier()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def start_processes(device: str) -> None:
+    """Join the other processes where torchrun started this one."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

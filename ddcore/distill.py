@@ -1,0 +1,305 @@
+"""Algorithm 1: learn distilled images and rates by gradient descent on what the trained networks lose (eq. 3, 4 and 8).
+
+Each outer step draws J samples (theta_0_j, batch_j), each from a generator of its own derived from (seed, outer step, j),
+averages their meta-gradients and takes one step of Adam on the images and the raw rates (rate = softplus(raw)). How
+samples are stacked or shared among processes therefore changes nothing but the order of a sum, and a run that was
+killed goes on from its checkpoint as if nothing had happened.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from ddcore.datasets import Dataset
+from ddcore.distilled import DistilledData
+from ddcore.errors import MachineError
+from ddcore.evaluate import evaluate
+from ddcore.networks import Network, as_network, generator
+from ddcore.unroll import EAGER, Objective, Steps, cross_entropy, meta_gradient, train
+
+InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
+
+CHECKPOINT_SECONDS = 10.0
+FALL = 0.15  # a validation accuracy this far below the best is a fall, answered like a loss that is not finite:
+RETURNS = 5  # by going back to the best images with half the step size, this many times at most
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the outer loop runs. The defaults differ from the settings of the paper's code, `Recipe.faithful()`, in this:
+
+    - images start as normal noise of standard deviation `noise` instead of 1;
+    - every network has a real batch of its own, of `batch` images drawn independently, instead of one common batch of
+      1,024 images;
+    - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same factor);
+    - Adam's step warms up over 20 outer steps and then falls to zero along a line, instead of being halved every tenth of
+      the run, and the raw rates have a step size of their own;
+    - the best images on the validation split are kept, and returned to with half the step size after a fall, instead of
+      the last images being taken;
+    - several networks per outer step for random inits, and far fewer outer steps (the paper: about 23,600 on MNIST).
+
+    In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training images
+    are held out for validation.
+    """
+
+    iterations: int = 500  # outer steps
+    samples: int = 4  # J, networks per outer step
+    batch: int = 256  # real images per network
+    image_rate: float = 0.03  # Adam's step size, per pixel in normalised space
+    raw_rate: float = 0.01  # Adam's step size of the raw rates
+    label_rate: float = 0.03  # Adam's step size of soft labels
+    first_lr: float = 0.02  # where every rate starts
+    noise: float = 0.2
+    clip: float = 0.1  # 0: never
+    checks: int = 25  # comparisons on the validation split; 0: none, the last images are taken
+    common_batch: bool = False
+    halving: bool = False
+
+    @staticmethod
+    def faithful(iterations: int = 23_600, first_lr: float = 0.02) -> "Recipe":
+        """The settings of the paper's code (first_lr: 0.001 on CIFAR-10)."""
+        return Recipe(iterations, samples=1, batch=1024, image_rate=0.01, raw_rate=0.01, label_rate=0.01, first_lr=first_lr,
+                      noise=1.0, clip=0.0, checks=0, common_batch=True, halving=True)  # fmt: skip
+
+    def schedule(self, k: int) -> float:
+        """The factor on Adam's step sizes at outer step k (from 0)."""
+        if self.halving:
+            return 0.5 ** (10 * k // self.iterations)
+        return min(1.0, (k + 1) / 20) * (1 - k / self.iterations)
+
+
+def distill(
+    network, data: Dataset, p: InitLaw, *,
+    steps: int = 1, epochs: int = 3, per_class: int = 1, soft_labels: bool = False,
+    recipe: Recipe = Recipe(), objective: Objective = cross_entropy, held_out: Tensor | None = None, seed: int = 0,
+    step_functions: Steps = EAGER, checkpoint: Path | None = None, identity: str = "", progress: bool = True,
+) -> tuple[DistilledData, dict]:  # fmt: skip
+    """Distil `data` into `steps` batches of `per_class` images per class, passed through `epochs` times.
+
+    p draws theta_0 of one network; a fixed init is a p that ignores its generator. held_out: the networks [V, P] on which
+    images are compared (by default 10 draws of p; for a fixed init one is enough). objective: what the trained networks
+    are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there; identity names
+    the configuration it belongs to.
+
+    Returns the distilled data and how it went: {"history": [{step, loss, accuracy, seconds}], "best_step", "returns", "before"}
+    (seconds spent before this process resumed).
+    Raises MachineError when the loss stays infinite however small the step.
+    """
+    network = as_network(network)
+    device, rank, world = data.train[0].device, *_process()
+    if held_out is None:
+        held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
+    state = OuterState(_start(data, steps, epochs, per_class, soft_labels, recipe, seed), recipe)
+    before = state.load(checkpoint, identity, rank) if checkpoint else 0.0
+    started = time.monotonic() - before
+    saved = -math.inf
+    every = recipe.iterations // recipe.checks if recipe.checks else 0
+    bar = tqdm(
+        total=recipe.iterations, initial=state.k, desc="outer steps", disable=not progress or rank > 0, file=sys.stderr
+    )
+
+    while state.k < recipe.iterations:
+        k = state.k
+        loss, gradient = _mean_meta_gradient(
+            network, data, p, state.distilled(), recipe, objective, seed, k, step_functions
+        )
+        state.step(gradient)
+        fallen = not math.isfinite(loss)
+        if every and not fallen and (state.k % max(every, 1) == 0 or state.k == recipe.iterations):
+            candidate = state.distilled()
+            accuracy = _from_first_process(
+                evaluate(network, train(network, candidate, held_out), *data.validation).mean()
+            )
+            state.history.append(
+                {"step": state.k, "loss": loss, "accuracy": accuracy, "seconds": time.monotonic() - started}
+            )
+            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
+            if accuracy > state.best_accuracy:
+                state.remember(accuracy)
+            fallen = accuracy < state.best_accuracy - FALL
+        if fallen and not state.go_back():
+            if state.best_step == 0:
+                rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
+                raise MachineError(f"distillation diverged at outer step {k} however small the step; rates {rates}")
+            break
+        bar.update()
+        if checkpoint and rank == 0 and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            state.save(checkpoint, identity, time.monotonic() - started)
+            saved = time.monotonic()
+    bar.close()
+    if recipe.checks:
+        state.restore()
+    how = {
+        "history": state.history,
+        "best_step": state.best_step or state.k,
+        "returns": state.returns,
+        "before": before,
+    }
+    return state.distilled(), how
+
+
+def _start(
+    data: Dataset, steps: int, epochs: int, per_class: int, soft_labels: bool, recipe: Recipe, seed: int
+) -> DistilledData:
+    """Noise images, class-major labels, equal rates (line 1 of Algorithm 1)."""
+    (channels, side), classes, device = data.shape, len(data.classes), data.train[0].device
+    n = classes * per_class
+    images = recipe.noise * torch.randn(steps, n, channels, side, side, generator=generator(seed, "images"))
+    labels = torch.arange(classes).repeat_interleave(per_class).expand(steps, n).contiguous()
+    meta = {"dataset": data.name, "mean": data.mean, "std": data.std, "classes": data.classes}
+    soft = F.one_hot(labels, classes).float() if soft_labels else None
+    return DistilledData(images, labels, torch.full((epochs, steps), recipe.first_lr), soft, meta=meta).to(device)
+
+
+def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k, step_functions):
+    """Mean loss and mean meta-gradient over the J samples of outer step k (lines 3 to 8), all processes together."""
+    rank, world = _process()
+    mine, device = range(rank, recipe.samples, world), data.train[0].device
+    learned = [distilled.images, distilled.lrs, *([distilled.soft_labels] if distilled.soft_labels is not None else [])]
+    total = [torch.zeros((), device=device), *(torch.zeros_like(t) for t in learned)]
+    if mine:
+        draws = [generator(seed, k, j) for j in mine]
+        theta = torch.stack([p(g) for g in draws]).to(device)
+        if recipe.common_batch:
+            batch = data.batch(recipe.batch, generator(seed, k, "batch"))
+        else:
+            batch = tuple(torch.stack(part) for part in zip(*(data.batch(recipe.batch, g) for g in draws), strict=True))
+            batch = tuple(part[0] for part in batch) if len(mine) == 1 else batch
+        losses, gradient = meta_gradient(network, distilled, theta, batch, objective=objective, steps=step_functions)
+        parts = [gradient.images, gradient.lrs, *([gradient.soft_labels] if gradient.soft_labels is not None else [])]
+        total = [losses.sum() / recipe.samples, *(g * (len(mine) / recipe.samples) for g in parts)]
+    if world > 1:
+        for t in total:
+            dist.all_reduce(t)
+    return total[0].item(), total[1:]
+
+
+class OuterState:
+    """What one outer step leaves for the next: images, raw rates, soft labels, Adam's moments, the best images so far."""
+
+    def __init__(self, start: DistilledData, recipe: Recipe):
+        self.start, self.recipe = start, recipe
+        raw = start.lrs.expm1().log()  # softplus(raw) = rate
+        self.learned = [
+            start.images.clone(),
+            raw,
+            *([start.soft_labels.clone()] if start.soft_labels is not None else []),
+        ]
+        rates = (recipe.image_rate, recipe.raw_rate, recipe.label_rate)
+        self.adam = torch.optim.Adam(
+            [{"params": [t], "lr": r} for t, r in zip(self.learned, rates, strict=False)], betas=(0.5, 0.999)
+        )
+        for t in self.learned:  # Adam makes its state at the first step; make it now, so that it can always be saved
+            t.grad = torch.zeros_like(t)
+        self.adam.step()
+        for moments in self.adam.state.values():
+            moments["step"].zero_()
+        self.k, self.returns, self.best_step, self.best_accuracy, self.history = 0, 0, 0, 0.0, []
+        self.best = {name: t.clone() for name, t in self._tensors().items()}
+
+    def distilled(self) -> DistilledData:
+        images, raw, soft = (*(t.clone() for t in self.learned), None)[:3]
+        return DistilledData(images, self.start.labels, F.softplus(raw), soft, meta=self.start.meta)
+
+    def step(self, gradient: list[Tensor]) -> None:
+        """Line 9 of Algorithm 1, with Adam; gradient: of images, rates and soft labels."""
+        clip, norm = self.recipe.clip, gradient[0].norm()
+        factor = (clip / norm).clamp(max=1) if clip else 1.0
+        scaled = [gradient[0] * factor, gradient[1] * factor * torch.sigmoid(self.learned[1]), *gradient[2:]]
+        pace = self.recipe.schedule(self.k) * 0.5**self.returns
+        rates = (self.recipe.image_rate, self.recipe.raw_rate, self.recipe.label_rate)
+        for t, g, group, rate in zip(self.learned, scaled, self.adam.param_groups, rates, strict=False):
+            t.grad, group["lr"] = g, rate * pace
+        self.adam.step()
+        self.k += 1
+
+    def remember(self, accuracy: float) -> None:
+        self.best_step, self.best_accuracy = self.k, accuracy
+        self.best = {name: t.clone() for name, t in self._tensors().items()}
+
+    def restore(self) -> None:
+        for name, t in self._tensors().items():
+            t.copy_(self.best[name])
+
+    def go_back(self) -> bool:
+        """Return to the best images with half the step size; False where that has been done often enough."""
+        self.returns += 1
+        self.restore()
+        return self.returns <= RETURNS
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that changes from step to step, by name; the tensors themselves, not copies."""
+        found = {}
+        for name, t in zip(("images", "raw", "soft_labels"), self.learned, strict=False):
+            moments = self.adam.state[t]
+            found |= {
+                name: t,
+                f"{name}.m": moments["exp_avg"],
+                f"{name}.v": moments["exp_avg_sq"],
+                f"{name}.t": moments["step"],
+            }
+        return found
+
+    def save(self, path: Path, identity: str, seconds: float) -> None:
+        """Write the checkpoint atomically: temporary file, fsync, rename."""
+        numbers = {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history")}
+        header = {"identity": identity, "state": json.dumps({**numbers, "seconds": seconds})}
+        tensors = self._tensors() | {f"best.{n}": t for n, t in self.best.items()}
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            file.write(save({n: t.cpu().contiguous() for n, t in tensors.items()}, header))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def load(self, path: Path, identity: str, rank: int) -> float:
+        """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds already spent."""
+        if not path.exists():
+            return 0.0
+        try:
+            with safe_open(path, "pt") as file:
+                header, stored = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+            if header["identity"] != identity:
+                raise ValueError("it belongs to another configuration")
+            numbers, now = json.loads(header["state"]), self._tensors()
+            if set(stored) != set(now) | {f"best.{n}" for n in now}:
+                raise ValueError("it holds other tensors")
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            if rank == 0:
+                aside = path.with_suffix(".damaged")
+                path.replace(aside)
+                print(f"checkpoint {path} is not used ({error}); set aside as {aside.name}", file=sys.stderr)
+            return 0.0
+        for name, t in now.items():
+            t.copy_(stored[name])
+            self.best[name].copy_(stored[f"best.{name}"])
+        seconds = numbers.pop("seconds")
+        vars(self).update(numbers)
+        if rank == 0:
+            print(f"resuming at outer step {self.k} of {self.recipe.iterations}", file=sys.stderr)
+        return seconds
+
+
+def _process() -> tuple[int, int]:
+    """(rank, world size) under torchrun, else (0, 1)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _from_first_process(value: Tensor) -> float:
+    """The first process's value, so that all processes choose alike."""
+    if dist.is_initialized():
+        dist.broadcast(value, 0)
+    return value.item()

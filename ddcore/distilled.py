@@ -1,0 +1,79 @@
+"""Distilled data: images, their labels, their order and their rates, which belong together (equations 2 and 8).
+
+The file format is `safetensors`: `images` [S, n, C, H, W] in normalised space; `labels` int64 [S, n] or `soft_labels`
+float32 [S, n, K]; `lrs` float32 [E, S]; for a fixed init `init.<parameter>`. The header's `ddcore` entry is JSON.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddcore.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DistilledData:
+    """S batches of n images that E epochs of gradient descent pass through in order.
+
+    images [S, n, C, H, W] in normalised space; labels [S, n] (fixed classes) and soft_labels [S, n, K] (targets t of the
+    loss -sum t log p, unconstrained; they replace the labels where given); lrs [E, S], positive, one for each
+    (epoch, step); init {name: [*shape]}, the one network's initial weights for a fixed init; meta: dataset, architecture,
+    init law, mean, std, class names.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lrs: Tensor
+    soft_labels: Tensor | None = None
+    init: dict[str, Tensor] | None = None
+    meta: dict = field(default_factory=dict)
+
+    def order(self) -> list[tuple[int, int]]:
+        """The (epoch, step) of each of the T = E*S gradient steps, in the order they are taken."""
+        epochs, steps = self.lrs.shape
+        return [(e, s) for e in range(epochs) for s in range(steps)]
+
+    def targets(self) -> Tensor:
+        """What the inner loss asks for, [S, n, K]: the soft labels, or the labels one hot."""
+        if self.soft_labels is not None:
+            return self.soft_labels
+        return F.one_hot(self.labels, len(self.meta["classes"])).to(self.images.dtype)
+
+    def to(self, *args) -> "DistilledData":
+        """As `Tensor.to`, for the floating-point tensors (the labels follow a device only)."""
+        move = {k: v.to(*args) for k, v in vars(self).items() if isinstance(v, Tensor) and v.is_floating_point()}
+        init = self.init and {k: v.to(*args) for k, v in self.init.items()}
+        return DistilledData(**{**vars(self), **move, "labels": self.labels.to(move["images"].device), "init": init})
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically: a reader sees the old file or the whole new one."""
+        tensors = {"images": self.images, "lrs": self.lrs}
+        tensors |= {"labels": self.labels} if self.soft_labels is None else {"soft_labels": self.soft_labels}
+        tensors |= {f"init.{k}": v for k, v in (self.init or {}).items()}
+        part = Path(f"{path}.part")
+        header = {"ddcore": json.dumps({"format": FORMAT, **self.meta}, sort_keys=True)}
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, header)
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "DistilledData":
+        """Read such a file; InputError where it is none."""
+        try:
+            with safe_open(path, "pt") as file:
+                meta = json.loads((file.metadata() or {})["ddcore"])
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            if meta.pop("format") != FORMAT:
+                raise ValueError(f"another format version than {FORMAT}")
+            soft, init = tensors.get("soft_labels"), {k[5:]: v for k, v in tensors.items() if k.startswith("init.")}
+            labels = soft.argmax(-1) if soft is not None else tensors["labels"]
+            return DistilledData(tensors["images"].float(), labels, tensors["lrs"], soft, init or None, meta)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is not a file of distilled data: {error}") from error

@@ -1,0 +1,266 @@
+"""The paper's two networks, each written once as a stack: N networks of one shape, evaluated in one call.
+
+A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters, flattened in PyTorch's order.
+Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` gives the same numbers as a
+dict of tensors [N, *shape], `flatten` turns it back; every public function takes either.
+
+Speed on a CPU comes from three identities, none of which changes a result beyond rounding: a convolution of
+images that all networks share is one convolution with N times the filters; taking the maximum before adding the
+bias and applying ReLU gives the same value with a quarter of the work; a 2x2 maximum is the maximum of four
+strided slices. tests/test_networks.py holds both networks against their textbook form.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddcore.errors import InputError
+
+Weights = dict[str, Tensor]
+
+INIT_LAWS = {  # name -> standard deviation of a weight with fan_in inputs and fan_out outputs
+    "xavier": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),  # Glorot & Bengio (2010), gain 1
+    "xavier-half": lambda fan_in, fan_out: 0.5 * math.sqrt(2 / (fan_in + fan_out)),
+    "xavier-double": lambda fan_in, fan_out: 2.0 * math.sqrt(2 / (fan_in + fan_out)),
+    "he": lambda fan_in, fan_out: math.sqrt(2 / fan_in),  # He et al. (2015)
+}
+
+
+def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A random generator of its own for every `key`, for example (seed, outer step, sample).
+
+    Keys that differ anywhere give independent streams (numpy's SeedSequence), so results do not depend on
+    which process draws which sample, nor on how many were drawn before.
+    """
+    words = [k if isinstance(k, int) else int.from_bytes(k.encode(), "little") for k in key]
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+class Network:
+    """N networks of one architecture as a pure function of their weights.
+
+    `shapes` names the parameters of one network; `forward(weights, images)` maps weights {name: [N, *shape]} and
+    images [B, C, H, W] (the same for all) or [N, B, C, H, W] (each its own) to logits [N, B, classes].
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    channels: int
+    size: int
+    classes: int
+
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, theta: Tensor | Weights, images: Tensor) -> Tensor:
+        return self.forward(self.unflatten(theta), images)
+
+    @property
+    def parameters(self) -> int:
+        """P, the number of parameters of one network."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def unflatten(self, theta: Tensor | Weights) -> Weights:
+        """theta [N, P] -> {name: [N, *shape]}, as views."""
+        if isinstance(theta, dict):
+            return theta
+        pieces = theta.split([math.prod(s) for s in self.shapes.values()], dim=1)
+        return {name: p.view(-1, *s) for p, (name, s) in zip(pieces, self.shapes.items(), strict=True)}
+
+    def flatten(self, weights: Tensor | Weights) -> Tensor:
+        """{name: [N, *shape]} or {name: [*shape]} (one network) -> theta [N, P]; a tensor is returned as it is."""
+        if isinstance(weights, Tensor):
+            return weights
+        if set(weights) != set(self.shapes):
+            odd = sorted(set(weights) ^ set(self.shapes))
+            raise InputError(f"the weights do not belong to {self.name}: {odd[0]} is missing or unknown")
+        return torch.cat([weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()], dim=1)
+
+    def init(self, law: str, rng: torch.Generator) -> Tensor:
+        """theta_0 [P] of one network: weights normal with the law's standard deviation, biases 0."""
+        if law not in INIT_LAWS:
+            raise InputError(f"unknown init law {law!r}: one of {', '.join(INIT_LAWS)}")
+        pieces = []
+        for name, shape in self.shapes.items():
+            if len(shape) > 1:
+                receptive = math.prod(shape[2:])
+                std = INIT_LAWS[law](shape[1] * receptive, shape[0] * receptive)
+                pieces.append(std * torch.randn(math.prod(shape), generator=rng))
+            else:
+                pieces.append(self.start_of(name, shape).flatten())
+        return torch.cat(pieces)
+
+    def start_of(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Where a parameter with a single axis starts: 0 for a bias."""
+        return torch.zeros(shape)
+
+
+class LeNet(Network):
+    """LeCun et al. (1998): two 5x5 convolutions (6, 16) with ReLU and 2x2 maxima, then 400-120-84-classes.
+
+    28x28 images are padded by 2, 32x32 are not, so that both sizes share the shapes of the weights.
+    61,706 parameters for one channel and ten classes.
+    """
+
+    name = "lenet"
+
+    def __init__(self, channels: int = 1, size: int = 28, classes: int = 10):
+        if size not in (28, 32):
+            raise InputError(f"LeNet takes images of 28x28 or 32x32, not {size}x{size}")
+        self.channels, self.size, self.classes = channels, size, classes
+        self.shapes = {
+            "conv1.weight": (6, channels, 5, 5), "conv1.bias": (6,),
+            "conv2.weight": (16, 6, 5, 5), "conv2.bias": (16,),
+            "fc1.weight": (120, 400), "fc1.bias": (120,),
+            "fc2.weight": (84, 120), "fc2.bias": (84,),
+            "fc3.weight": (classes, 84), "fc3.bias": (classes,),
+        }  # fmt: skip
+
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
+        w = weights
+        x = conv(images, w["conv1.weight"], padding=2 if self.size == 28 else 0)  # [B, N*6, 28, 28]
+        x = F.relu(add_bias(max2x2(x), w["conv1.bias"]))  # [B, N*6, 14, 14]
+        x = conv(x, w["conv2.weight"], padding=0)  # [B, N*16, 10, 10]
+        x = F.relu(add_bias(max2x2(x), w["conv2.bias"]))  # [B, N*16, 5, 5]
+        x = features(x, len(w["conv1.bias"]))  # [N, B, 400]
+        x = F.relu(linear(x, w["fc1.weight"], w["fc1.bias"]))
+        x = F.relu(linear(x, w["fc2.weight"], w["fc2.bias"]))
+        return linear(x, w["fc3.weight"], w["fc3.bias"])  # [N, B, classes]
+
+
+class AlexCifarNet(Network):
+    """Krizhevsky (2012) with the locally connected layers replaced by fully connected ones, for 32x32 colour.
+
+    Two 5x5 convolutions (64, 64) with ReLU, 3x3 maxima of stride 2 and local response normalisation (first
+    maximum then normalisation, in the second layer the other way round), then 4096-384-192-classes.
+    1,756,426 parameters for ten classes.
+    """
+
+    name = "alexcifarnet"
+
+    def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
+        if size != 32:
+            raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
+        self.channels, self.size, self.classes = channels, size, classes
+        self.shapes = {
+            "conv1.weight": (64, channels, 5, 5), "conv1.bias": (64,),
+            "conv2.weight": (64, 64, 5, 5), "conv2.bias": (64,),
+            "fc1.weight": (384, 4096), "fc1.bias": (384,),
+            "fc2.weight": (192, 384), "fc2.bias": (192,),
+            "fc3.weight": (classes, 192), "fc3.bias": (classes,),
+        }  # fmt: skip
+
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
+        w, n = weights, len(weights["conv1.bias"])
+        x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 16, 16]
+        x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
+        x = conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
+        x = response_norm(F.relu(add_bias(x, w["conv2.bias"])), n)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 8, 8]
+        x = features(x, n)  # [N, B, 4096]
+        x = F.relu(linear(x, w["fc1.weight"], w["fc1.bias"]))
+        x = F.relu(linear(x, w["fc2.weight"], w["fc2.bias"]))
+        return linear(x, w["fc3.weight"], w["fc3.bias"])  # [N, B, classes]
+
+
+class ModuleStack(Network):
+    """Any `nn.Module` that maps [B, C, H, W] to logits [B, classes], stacked with `torch.func` (section 3 asks only
+    for a twice-differentiable loss).
+
+    Modules whose output depends on the other images of the batch, or that carry buffers or randomness, are
+    refused: theta_1 must be a function of theta_0, the distilled images and the rates alone.
+    """
+
+    def __init__(self, module: nn.Module):
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+                raise InputError(
+                    f"{type(module).__name__} contains {type(part).__name__}: distillation needs a network without "
+                    "batch statistics and without dropout; GroupNorm or LayerNorm will do"
+                )
+        if any(True for _ in module.buffers()):
+            raise InputError(
+                f"{type(module).__name__} has buffers: every quantity that training changes must be a parameter"
+            )
+        self.name, self.module = type(module).__name__, module
+        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        self.start = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
+        def one(w: Weights, x: Tensor) -> Tensor:
+            return torch.func.functional_call(self.module, w, (x,))
+
+        return torch.vmap(one, in_dims=(0, 0 if images.dim() == 5 else None))(weights, images)
+
+    def start_of(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A bias starts at 0, any other single-axis parameter (a norm's scale) where the module put it."""
+        return torch.zeros(shape) if name.endswith("bias") else self.start[name].float().cpu()
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"lenet": LeNet, "alexcifarnet": AlexCifarNet}
+
+
+def as_network(network: Network | nn.Module | str, channels: int = 1, size: int = 28, classes: int = 10) -> Network:
+    """A `Network` from a name (with the images' shape), from any suitable `nn.Module`, or as it is."""
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, nn.Module):
+        return ModuleStack(network)
+    if network not in NETWORKS:
+        raise InputError(f"unknown network {network!r}: one of {', '.join(NETWORKS)}")
+    return NETWORKS[network](channels, size, classes)
+
+
+# The layers of a stack. Activations are [B, N*C, H, W] in channels-last memory: network j has channels j*C to (j+1)*C.
+
+
+def conv(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k] -> [B, N*O, H', W']."""
+    n, channels = weight.shape[0], weight.shape[2]
+    if x.dim() == 5:
+        x = x.transpose(0, 1).flatten(1, 2)  # [B, N*C, H, W]
+    groups = x.shape[1] // channels
+    weight = weight.reshape(-1, *weight.shape[2:])  # [N*O, C, k, k]
+    assert groups in (1, n)
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    return F.conv2d(x, weight, padding=padding, groups=groups)
+
+
+def max2x2(x: Tensor) -> Tensor:
+    """[B, C, 2H, 2W] -> [B, C, H, W]; H and W even."""
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """x [B, N*C, H, W] + bias [N, C]."""
+    return x + bias.reshape(1, -1, 1, 1)
+
+
+def response_norm(x: Tensor, n: int) -> Tensor:
+    """Local response normalisation over 4 neighbouring channels of each network (Krizhevsky, 2012):
+
+    x_c / (1 + alpha * mean of x_k^2 for k from c-2 to c+1)^0.75 with alpha = 0.001/9, as F.local_response_norm.
+    """
+    b, nc, h, w = x.shape
+    square = F.pad((x * x).view(b, n, nc // n, h, w), (0, 0, 0, 0, 2, 1))  # two channels before, one after
+    c = nc // n
+    total = square[:, :, 0:c] + square[:, :, 1 : c + 1] + square[:, :, 2 : c + 2] + square[:, :, 3 : c + 3]
+    scale = (1 + (0.001 / 9 / 4) * total) ** -0.75
+    return x * scale.view(b, nc, h, w)
+
+
+def features(x: Tensor, n: int) -> Tensor:
+    """[B, N*C, H, W] -> [N, B, C*H*W] in PyTorch's order."""
+    return x.contiguous().view(len(x), n, -1).transpose(0, 1)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

@@ -1,0 +1,163 @@
+"""Gradient descent on distilled data, and its exact gradient (equations 2, 3 and 8, section 3.4).
+
+`train` runs, for e in 0..E-1 and s in 0..S-1,
+
+    theta <- theta - lrs[e, s] * grad_theta loss(images[s], targets[s]; theta)
+
+for N networks at once. `meta_gradient` differentiates the loss that the trained networks have on real data with
+respect to the images, the rates and, where they are learned, the soft labels. Two estimators give the same numbers:
+
+- "autograd", the definition: PyTorch records the unrolled loop and differentiates it. Memory grows by one graph
+  for each step.
+- "back-gradient" (Domke, 2012; Maclaurin et al., 2015; section 3.4): the loop runs forward and keeps only the weights
+  [T, N, P]; then, from the last step to the first, with v = dL/dtheta_{t+1},
+
+      phi(theta, x, y) = <v, grad_theta loss(x, y; theta)> = d/de loss(x, y; theta + e v) at e = 0
+      dL/dtheta_t = v - lr * d phi/d theta      (a Hessian-vector product: Pearlmutter, 1994)
+      dL/dx      += -lr * d phi/dx,   dL/dy += -lr * d phi/dy,   dL/dlr = -phi
+
+  One directional derivative and one gradient of it give all of these together. Memory grows by one weight vector a step.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddcore.distilled import DistilledData
+from ddcore.networks import Network, Weights, as_network
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # (logits [N, B, K], labels [B] or [N, B]) -> losses [N]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each network: logits [N, B, K], labels int64 [B] or [N, B] -> losses [N], in nats."""
+    labels = labels.expand(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+
+
+def inner_loss(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Sum over networks of the mean of -sum_k t_k log p_k: images [n, C, H, W], targets [n, K] -> scalar.
+
+    The networks do not interact, so its gradient with respect to theta [N, P] is each network's own.
+    """
+    log_p = network(theta, images).log_softmax(-1)  # [N, n, K]
+    return -(targets * log_p).sum() / len(images)
+
+
+def forward_step(network: Network, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor) -> Tensor:
+    """One step of gradient descent (eq. 2): theta [N, P] -> theta [N, P]."""
+    return theta - lr * torch.func.grad(inner_loss, argnums=1)(network, theta, images, targets)
+
+
+def reverse_step(network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor, lr: Tensor):
+    """The same step backwards: v = dL/dtheta_{t+1} [N, P] -> dL/dtheta_t, dL/dimages, dL/dtargets, dL/dlr."""
+
+    def phi(theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        zero, one = torch.zeros_like(lr), torch.ones_like(lr)
+        slope = torch.func.jvp(lambda e: inner_loss(network, theta + e * v, images, targets), (zero,), (one,))[1]
+        return slope, slope
+
+    (hv, dx, dt), slope = torch.func.grad(phi, argnums=(0, 1, 2), has_aux=True)(theta, images, targets)
+    return v - lr * hv, -lr * dx, -lr * dt, -slope
+
+
+def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tensor, objective: Objective):
+    """Losses [N] on real data and the gradient of their mean with respect to theta [N, P]."""
+
+    def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
+        losses = objective(network(theta, images), labels)
+        return losses.mean(), losses
+
+    gradient, losses = torch.func.grad(mean_loss, has_aux=True)(theta)
+    return gradient, losses
+
+
+class Steps(NamedTuple):
+    """The three functions that all time is spent in, as they stand above or compiled."""
+
+    forward: Callable[..., Tensor] = forward_step
+    reverse: Callable[..., tuple[Tensor, ...]] = reverse_step
+    real: Callable[..., tuple[Tensor, Tensor]] = real_gradient
+
+
+EAGER = Steps()
+
+
+def compiled_steps() -> Steps:
+    """The same functions through `torch.compile`, for runs longer than a minute or two: compiling takes 20 to 70 s the
+    first time and seconds from its cache. Without a C++ compiler: the functions as they stand, and a line that says so."""
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        print("no C++ compiler: running without torch.compile, about 1.5 times slower", file=sys.stderr)
+        return EAGER
+    torch.compiler.reset()  # another configuration's shapes do not count towards the limit of recompilations
+    return Steps(*(torch.compile(f, dynamic=False) for f in EAGER))
+
+
+def train(
+    network: Network, distilled: DistilledData, theta: Tensor, step: Callable = forward_step, keep: Tensor | None = None
+) -> Tensor:
+    """Train N networks on the distilled data (eq. 8): theta_0 [N, P] -> theta_T [N, P].
+
+    `keep` [T, N, P], where given, receives theta_0 .. theta_{T-1}.
+    """
+    targets = distilled.targets()
+    for t, (e, s) in enumerate(distilled.order()):
+        if keep is not None:
+            keep[t] = theta
+        theta = step(network, theta, distilled.images[s], targets[s], distilled.lrs[e, s])
+    return theta
+
+
+def meta_gradient(
+    network, distilled: DistilledData, weights: Tensor | Weights, batch: tuple[Tensor, Tensor], *,
+    objective: Objective = cross_entropy, estimator: str = "back-gradient", steps: Steps = EAGER,
+) -> tuple[Tensor, DistilledData]:  # fmt: skip
+    """Losses [N] of the networks trained on `distilled`, and the gradient of their mean (eq. 3 and 4).
+
+    weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}. batch: real images [B, C, H, W] and labels [B], shared
+    by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and, where
+    `distilled` has them, `soft_labels` hold the derivatives.
+    """
+    network = as_network(network)
+    theta = network.flatten(weights)
+    if estimator == "autograd":
+        return _autograd(network, distilled, theta, batch, objective)
+    if estimator != "back-gradient":
+        raise ValueError(f"estimator {estimator!r}: 'back-gradient' or 'autograd'")
+    order, targets = distilled.order(), distilled.targets()
+    trajectory = theta.new_empty(len(order), *theta.shape)
+    theta = train(network, distilled, theta, steps.forward, keep=trajectory)
+    v, losses = steps.real(network, theta, *batch, objective)
+
+    images, labels, lrs = (torch.zeros_like(t) for t in (distilled.images, targets, distilled.lrs))
+    for t, (e, s) in reversed(list(enumerate(order))):
+        v, dx, dt, dlr = steps.reverse(network, trajectory[t], v, distilled.images[s], targets[s], distilled.lrs[e, s])
+        images[s] += dx
+        labels[s] += dt
+        lrs[e, s] = dlr
+    return losses, replace(
+        distilled, images=images, lrs=lrs, soft_labels=None if distilled.soft_labels is None else labels
+    )
+
+
+def _autograd(network, distilled, theta, batch, objective):
+    learned = [distilled.images, distilled.lrs] + ([] if distilled.soft_labels is None else [distilled.soft_labels])
+    learned = [t.detach().clone().requires_grad_() for t in learned]
+    images, lrs, soft_labels = (*learned, None)[:3]
+    copy = replace(distilled, images=images, lrs=lrs, soft_labels=soft_labels)
+    theta = theta.detach().clone().requires_grad_()
+
+    def step(network, theta, x, t, lr):
+        (g,) = torch.autograd.grad(inner_loss(network, theta, x, t), theta, create_graph=True)
+        return theta - lr * g
+
+    losses = objective(network(train(network, copy, theta, step), batch[0]), batch[1])
+    grads = dict(zip(("images", "lrs", "soft_labels"), torch.autograd.grad(losses.mean(), learned), strict=False))
+    return losses.detach(), replace(distilled, **grads)
