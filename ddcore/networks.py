@@ -10,10 +10,10 @@ bias and applying ReLU gives the same value with a quarter of the work; a 2x2 ma
 strided slices. tests/test_networks.py holds both networks against their textbook form.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,12 +33,11 @@ INIT_LAWS = {  # name -> standard deviation of a weight with fan_in inputs and f
 def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A random generator of its own for every `key`, for example (seed, outer step, sample).
 
-    Keys that differ anywhere give independent streams (numpy's SeedSequence), so results do not depend on
-    which process draws which sample, nor on how many were drawn before.
+    Keys that differ anywhere give independent streams, so results do not depend on which process draws which sample,
+    nor on how many were drawn before.
     """
-    words = [k if isinstance(k, int) else int.from_bytes(k.encode(), "little") for k in key]
-    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(seed))
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 class Network:

@@ -87,7 +87,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 def find(prefix: str) -> Path:
     """The notebook whose name begins with `prefix`; InputError where none or several do."""
-    paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"), key=lambda path: path.stem)}
     prefix = prefix.removesuffix(".ipynb")
     matches = [prefix] if prefix in paths else [name for name in paths if name.startswith(prefix)]
     if len(matches) == 1:
@@ -167,7 +167,7 @@ class ThisPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher"]
-        command += ["-f", "{connection_file}", "--log-level=ERROR"]
+        command += ["-f", "{connection_file}", "--log-level=CRITICAL"]
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
