@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -59,15 +60,17 @@ def main() -> int:
         print("nothing changed: _build/html/index.html is up to date")
         return 0
     stamp.unlink(missing_ok=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", "-q", "-W", "-n", "--keep-going", "book/"]
-    status = subprocess.run(command, cwd=ROOT).returncode
-    complaints = [] if status else check(BUILD / "html")
-    print(*complaints, sep="\n", end="\n" if complaints else "", file=sys.stderr)
-    if status or complaints:
-        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)  # a page read before would not warn again
+    shutil.rmtree(BUILD / "html", ignore_errors=True)
+    # --all: Sphinx would leave out the warnings of pages read before, and changed scripts and styles
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [jupyter_book, "build", "-q", "-W", "-n", "--keep-going", "--all", "book/"]
+    if subprocess.run(command, cwd=ROOT).returncode:
         return 1
-    stamp.write_text(key)
-    return 0
+    complaints = check(BUILD / "html")
+    print(*complaints, sep="\n", end="\n" if complaints else "", file=sys.stderr)
+    if not complaints:
+        stamp.write_text(key)
+    return 1 if complaints else 0
 
 
 def sha256(parts: Iterable[tuple[str, bytes]]) -> str:
@@ -125,7 +128,7 @@ def surroundings() -> Iterable[tuple[str, bytes]]:
 
 
 def stage(names: list[str]) -> None:
-    """Lay the executed notebooks and the run table where Sphinx reads them; touch nothing that is the same."""
+    """Lay the executed notebooks and the run table where Sphinx reads them."""
     STAGED.mkdir(exist_ok=True)
     wanted = {f"{name}.ipynb": (BUILD / "executed" / f"{name}.ipynb").read_text("utf-8") for name in names}
     wanted["runs.txt"] = run_table({name: nbformat.reads(text, 4) for name, text in wanted.items()})
@@ -133,9 +136,7 @@ def stage(names: list[str]) -> None:
         if path.name not in wanted:
             path.unlink()
     for name, text in wanted.items():
-        path = STAGED / name
-        if not path.exists() or path.read_text("utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        (STAGED / name).write_text(text, encoding="utf-8")
 
 
 def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
@@ -144,13 +145,12 @@ def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
     A cell tagged `live` computes a result; `record:EXPERIMENT` (a pattern is allowed) says which committed
     records a cell shows.
     """
-    import platform
-
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     lines = [
-        f"Executed with Python {platform.python_version()}, torch {torch.__version__} on {device}.",
+        f"Executed with Python {platform.python_version()} and torch {torch.__version__} on {device}, at "
+        f"commit {commit()}.",
         "",
         "| Notebook | run live [s] | whole notebook [s] | records shown |",
         "|---|--:|--:|---|",
@@ -174,10 +174,17 @@ def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
         lines += ["", "| Record | device | seconds | torch | commit | data |", "|---|---|--:|---|---|---|"]
     for record in shown.values():
         made = record["environment"]
-        commit = str(made["commit"])[:10] + (" and changes" if made["dirty"] else "")
-        where = f"{made['device']} | {made['seconds']:,.0f} | {made['torch']} | {commit}"
+        at = str(made["commit"])[:10] + ("-and-changes" if made["dirty"] else "")
+        where = f"{made['device']} | {made['seconds']:,.0f} | {made['torch']} | {at}"
         lines.append(f"| {record['experiment']} | {where} | {record['data']['name']} |")
     return "\n".join(lines) + "\n"
+
+
+def commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty=-and-changes", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def book_sources() -> Iterable[tuple[str, bytes]]:
@@ -189,6 +196,7 @@ def book_sources() -> Iterable[tuple[str, bytes]]:
 
 def fetch_scripts() -> None:
     """Put the scripts below assets/vendor, from npm or, with a warning, as loaders from the network."""
+    missing = []
     for package, digest, folder, taken, place in SCRIPTS:
         stamp = VENDOR / f"{package.split('/')[-1]}.{digest[:8]}"
         if stamp.exists():
@@ -196,10 +204,10 @@ def fetch_scripts() -> None:
         (VENDOR / place).mkdir(parents=True, exist_ok=True)
         archive = npm_archive(package, digest)
         if archive is None:
-            print(f"npm is not at hand: the pages will load {package} from {CDN}", file=sys.stderr)
+            missing.append(package)
             address = f"{CDN}/{package}/{folder.removeprefix('package/')}{taken[0]}"
-            loader = f'document.head.append(Object.assign(document.createElement("script"), {{src: "{address}"}}));\n'
-            (VENDOR / place / taken[0]).write_text(loader)
+            element = f'Object.assign(document.createElement("script"), {{src: "{address}"}})'
+            (VENDOR / place / taken[0]).write_text(f"document.head.append({element});\n")
             continue
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             for member in files:
@@ -209,6 +217,8 @@ def fetch_scripts() -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(files.extractfile(member).read())
         stamp.touch()
+    if missing:
+        print(f"npm is not at hand: the pages will load {', '.join(missing)} from {CDN}", file=sys.stderr)
 
 
 def npm_archive(package: str, digest: str) -> bytes | None:

@@ -304,4 +304,4 @@ def test_the_run_table_tells_live_from_recorded(build, tmp_path, monkeypatch):
     (tmp_path / "results" / "fig2a" / "k" / "record.json").write_text(json.dumps(record))
     table = build.run_table(executed)
     assert "| [A title](notebooks/a.ipynb) | 2.5 | 6.0 | fig* |" in table
-    assert "| fig2a | cpu | 1,234 | 2 | aaaaaaaaaa and changes | mnist |" in table
+    assert "| fig2a | cpu | 1,234 | 2 | aaaaaaaaaa-and-changes | mnist |" in table

@@ -82,13 +82,17 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     """
     alone = dict(fixed=True, nets=1, samples=1, noise=0.1, checks=100)  # one network needs no held-out ones
     mnist = Config(dataset="mnist", batch=512, iterations=1500, image_rate=0.02, raw_rate=0.005, first_lr=0.04)
-    cifar = Config(dataset="cifar10", network="alexcifarnet", samples=1, iterations=2500, image_rate=0.03, raw_rate=0.005)
+    cifar = Config(
+        dataset="cifar10", network="alexcifarnet", samples=1, iterations=2500, image_rate=0.03, raw_rate=0.005
+    )
 
     def with_(config: Config, **changes: Any) -> Config:
         return Config(**{**config.model_dump(), **changes})
 
     defined = {
-        "fig2a": with_(mnist, epochs=3, iterations=8000, batch=256, image_rate=0.04, raw_rate=0.02, first_lr=0.1, **alone),
+        "fig2a": with_(
+            mnist, epochs=3, iterations=8000, batch=256, image_rate=0.04, raw_rate=0.02, first_lr=0.1, **alone
+        ),
         "fig3a": with_(mnist, steps=10, epochs=3, iterations=2500),
         "fig2b": with_(cifar, steps=10, epochs=3, iterations=1000, image_rate=0.04, raw_rate=0.01, **alone),
         "fig3b": with_(cifar, steps=10, epochs=3),

@@ -106,17 +106,20 @@ def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: in
 def measure(
     config: Config, network: Network, distilled: DistilledData, data: Dataset, nets: int | None = None
 ) -> dict[str, Any]:
-    """Test accuracy of the held-out networks after and before training on the distilled data."""
+    """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also after
+    each gradient step."""
     p, total = init_law(config, network), nets or config.nets
     after, before = [], []
     for first in range(0, total, STACK):
         theta = networks(config, p, min(STACK, total - first), first=first).to(data.test[0].device)
         before.append(evaluate(network, theta, *data.test))
         after.append(evaluate(network, train(network, distilled, theta), *data.test))
-    return {
-        "test_accuracy": records.metric(torch.cat(after)),
-        "test_accuracy_before": records.metric(torch.cat(before)),
-    }
+    found = {"test_accuracy": torch.cat(after), "test_accuracy_before": torch.cat(before)}
+    if config.fixed:
+        path = torch.empty(len(distilled.order()), *theta.shape, device=theta.device)
+        end = train(network, distilled, theta, keep=path)
+        found["test_accuracy_by_step"] = torch.stack([evaluate(network, t, *data.test) for t in (*path, end)], dim=1)
+    return {name: records.metric(values) for name, values in found.items()}
 
 
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
