@@ -14,11 +14,12 @@ from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import AlexCifarNet, LeNet, Network, Weights, as_network, generator
-from ddcore.unroll import cross_entropy, meta_gradient, train
+from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train
 
 __all__ = [
     "AlexCifarNet", "DistilledData", "InputError", "LeNet", "MachineError", "Network", "Recipe", "as_network",
-    "cross_entropy", "distill", "evaluate", "generator", "load_distilled", "meta_gradient", "network_of", "train_on",
+    "cross_entropy", "distill", "evaluate", "forward_step", "generator", "load_distilled", "meta_gradient", "network_of",
+    "train_on",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ dataset carries along. The validation split is cut off the training images deter
 every choice is made on it, and the test images are used once.
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -26,7 +27,7 @@ SVHN_STATS = (0.43791, 0.44398, 0.47293), (0.19803, 0.20102, 0.19704)
 CIFAR_STATS = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
 IDX_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CIFAR_FILES = [f"cifar-10-batches-py/{f}" for f in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")]
-TORCHVISION = {  # name: torchvision's class, its root below the data root, (mean, std), class names, files below that root
+TORCHVISION = {  # name: torchvision's class, root below the data root, (mean, std), class names, files below the root
     "mnist": ("MNIST", "", ((0.1307,), (0.3081,)), DIGITS, [f"MNIST/raw/{f}" for f in IDX_FILES]),
     "fashionmnist": ("FashionMNIST", "", ((0.2860,), (0.3530,)), CLOTHES, [f"FashionMNIST/raw/{f}" for f in IDX_FILES]),
     "usps": ("USPS", "USPS", ((0.1597,), (0.2573,)), DIGITS, ["usps.bz2", "usps.t.bz2"]),
@@ -91,7 +92,10 @@ def data_root() -> Path:
 
 def cache_folder() -> Path:
     """XDG_CACHE_HOME/ddcore, by default ~/.cache/ddcore."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddcore"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddcore"
+    except RuntimeError:
+        raise InputError("no home folder is known: set XDG_CACHE_HOME to a folder that can be written") from None
 
 
 def is_available(name: str) -> bool:
@@ -103,20 +107,27 @@ def is_available(name: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=4)
 def load(name: str, *, download: bool = True) -> Dataset:
     """The dataset of that name, or `folder:PATH` with `train` and `test` folders of one folder of images per class.
 
     Looks below `data_root()`; what torchvision can download is downloaded there. Raises InputError with one line that
     says what is missing or damaged, where it was looked for and what to do.
     """
+    if name in TORCHVISION:
+        _fetch(name, download)
+    return _load(name, data_root())
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, root: Path) -> Dataset:
     if name == "digits":
         arrays, stats, classes, sha256 = _digits()
     elif name in TORCHVISION:
-        arrays, stats, classes, sha256 = _torchvision(name, download)
+        arrays, stats, classes, sha256 = _torchvision(name, root)
     elif name == "cifar10-jpeg" or name.startswith("folder:"):
-        folder = Path(name.removeprefix("folder:")) if name.startswith("folder:") else data_root() / name
-        arrays, stats, classes, sha256 = _image_folder(name, folder)
+        arrays, stats, classes, sha256 = _image_folder(
+            name, Path(name.removeprefix("folder:")) if name.startswith("folder:") else root / name
+        )
     else:
         raise InputError(f"unknown dataset {name!r}: one of {', '.join(NAMES)}, or folder:PATH")
 
@@ -141,44 +152,67 @@ def _digits():
     return ((x[~test], y[~test]), (x[test], y[test])), stats, DIGITS, sha256
 
 
-def _torchvision(name: str, download: bool):
-    kind, folder, stats, classes, files = TORCHVISION[name]
-    make, root = getattr(torchvision_datasets(), kind), data_root() / folder
-    split = "split" if name == "svhn" else "train"
-    keys = ("train", "test") if name == "svhn" else (True, False)
-    paths = [root / f for f in files]
-    whole_idx_files(paths)
-    missing = [p for p in paths if not p.is_file()]
-    if missing and not download:
-        raise InputError(f"{name} is not there: {missing[0]} is missing")
-    try:
-        if missing:
-            print(f"downloading {name} to {root}", file=sys.stderr)
+def _fetch(name: str, download: bool) -> None:
+    """Download what is missing of one of torchvision's datasets; InputError where that is not wanted or fails."""
+    kind, folder, _, _, files = TORCHVISION[name]
+    root = data_root() / folder
+    missing = [root / f for f in files if not (root / f).is_file()]
+    if not missing:
+        return
+    reason = "a download was not asked for"
+    if download:
+        print(f"downloading {name} to {root}", file=sys.stderr)
+        try:
             root.mkdir(parents=True, exist_ok=True)
-        parts = [make(root, **{split: key}, download=bool(missing)) for key in keys]
-    except Exception as error:  # torchvision lets the errors of urllib, bz2, pickle and the disk through
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        if missing:
+            with contextlib.redirect_stdout(sys.stderr):
+                for split in _splits(name):
+                    getattr(torchvision_datasets(), kind)(root, **split, download=True)
+            return
+        except Exception as error:  # torchvision lets the errors of urllib, bz2, pickle and the disk through
+            reason = _last_line(error)
+    raise InputError(
+        f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go online once, or set "
+        f"DDCORE_DATA to a folder laid out as torchvision.datasets.{kind} expects it"
+    )
+
+
+def _torchvision(name: str, root: Path):
+    """The two splits as arrays; InputError names a damaged file (for CIFAR-10, the files of the split)."""
+    kind, folder, stats, classes, files = TORCHVISION[name]
+    paths, arrays = [root / folder / f for f in files], []
+    whole_idx_files(paths)
+    cut = -2 if len(paths) == 4 else -1  # where the files of the test images begin
+    for split, read in zip(_splits(name), (paths[:cut], paths[cut:]), strict=True):
+        try:
+            arrays.append(_as_arrays(getattr(torchvision_datasets(), kind)(root / folder, **split)))
+            images, labels = arrays[-1]
+            if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(classes):
+                raise ValueError(f"{len(images)} images, {len(labels)} labels up to {labels.max()}")
+        except Exception as error:
             raise InputError(
-                f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go online once, or set "
-                f"DDCORE_DATA to a folder laid out as torchvision.datasets.{kind} expects it"
+                f"{' or '.join(map(str, read))} is damaged ({_last_line(error)}); delete it and it is fetched again"
             ) from error
-        raise InputError(
-            f"one of {', '.join(map(str, paths))} is damaged ({reason}); delete it and it is fetched again"
-        ) from error
-    return [_as_arrays(part) for part in parts], stats, classes, _sha256(paths)
+    return arrays, stats, classes, _sha256(paths, paths[0].parent)
+
+
+def _splits(name: str) -> list[dict]:
+    """How torchvision is asked for the training and the test images."""
+    return [{"split": "train"}, {"split": "test"}] if name == "svhn" else [{"train": True}, {"train": False}]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def whole_idx_files(paths: list[Path]) -> None:
     """Name a truncated file of MNIST's format, whose header says how long it must be."""
     for path in paths:
-        if path.is_file() and path.name.endswith("ubyte"):
+        if path.name.endswith("ubyte"):
             with path.open("rb") as file:
                 head = file.read(16)
-            sizes = (
-                [int.from_bytes(head[i : i + 4], "big") for i in range(4, 4 + 4 * head[3], 4)] if len(head) > 8 else [0]
-            )
-            if path.stat().st_size != 4 + 4 * len(sizes) + math.prod(sizes):
+            axes = head[3] if len(head) > 3 else 0
+            sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, 4 + 4 * axes, 4)]
+            if not axes or path.stat().st_size != 4 + 4 * axes + math.prod(sizes):
                 raise InputError(f"{path} is truncated or damaged; delete it and it is fetched again")
 
 
@@ -198,72 +232,66 @@ def _as_arrays(part) -> tuple[Tensor, Tensor]:
 
 def _image_folder(name: str, folder: Path):
     """One folder of images per class below `train` and `test`; the mean and std are those of the training images."""
-    datasets = torchvision_datasets()
-    if not (folder / "train").is_dir() or not (folder / "test").is_dir():
+    if not os.path.isdir(folder / "train") or not os.path.isdir(folder / "test"):
         raise InputError(
-            f"{name} is not there: {folder} must hold the folders train and test, with one folder of images per class each"
+            f"{name} is not there: {folder} must hold train and test, each with one folder of images per class"
         )
-    arrays, classes, files = [], None, []
-    for part in ("train", "test"):
-        try:
-            found = datasets.ImageFolder(folder / part)
-        except FileNotFoundError as error:
-            raise InputError(f"{folder / part} holds no images in class folders: {error}") from error
-        if classes is not None and found.classes != classes:
-            raise InputError(
-                f"{folder}: train and test must have the same class folders, not {classes} and {found.classes}"
-            )
-        classes = found.classes
-        arrays.append(_read_images([f for f, _ in found.samples], [y for _, y in found.samples]))
-        files += [Path(f) for f, _ in found.samples]
-    if arrays[0][0].shape[1:] != arrays[1][0].shape[1:]:
-        raise InputError(f"{folder}: the images of train and test must have the same size")
-    x = arrays[0][0]
-    stats = tuple(tuple(round(v, 4) for v in s.tolist()) for s in (x.mean((0, 2, 3)), x.std((0, 2, 3))))
-    if name == "cifar10-jpeg":
-        classes, stats = _cifar_names(classes), CIFAR_STATS
-    return arrays, stats, classes, _sha256(files)
+    try:
+        train, test = (torchvision_datasets().ImageFolder(folder / part) for part in ("train", "test"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is not whole: {error}") from error
+    if odd := sorted(set(train.classes) ^ set(test.classes)):
+        raise InputError(f"{folder}: the class {odd[0]} is in only one of train and test")
+    files, n = [Path(file) for file, _ in train.samples + test.samples], len(train.samples)
+    if n < 10:
+        raise InputError(f"{folder} holds {n} training images: at least 10 are needed")
+    x = _read_images(files)
+    stats = tuple(tuple(round(v, 4) for v in s.tolist()) for s in (x[:n].mean((0, 2, 3)), x[:n].std((0, 2, 3))))
+    if min(stats[1]) == 0:
+        raise InputError(f"{folder}: a channel of the training images has a single value: two at least are needed")
+    classes = train.classes
+    if name == "cifar10-jpeg":  # its folders carry CIFAR-10's own names; the paper prints short ones
+        classes, stats = [{"airplane": "plane", "automobile": "car"}.get(c, c) for c in classes], CIFAR_STATS
+    arrays = (x[:n], torch.tensor(train.targets)), (x[n:], torch.tensor(test.targets))
+    return arrays, stats, classes, _sha256(files, folder)
 
 
-def _cifar_names(folders: list[str]) -> tuple[str, ...]:
-    """The copy's folders carry CIFAR-10's own names; the paper prints short ones."""
-    short = {"airplane": "plane", "automobile": "car"}
-    return tuple(short.get(f, f) for f in folders)
-
-
-def _read_images(files: list[str], labels: list[int]) -> tuple[Tensor, Tensor]:
+def _read_images(files: list[Path]) -> Tensor:
+    """[B, C, H, W] in [0, 1]; InputError names the first file that cannot be read or is unlike the first."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    pixels = []
+    pixels: list = []
     for file in files:
         try:
             with Image.open(file) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"pixels of mode {image.mode} where eight bits are allowed")
                 pixels.append(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-        except (OSError, UnidentifiedImageError) as error:
+        except Exception as error:  # Pillow's formats let struct.error, SyntaxError and others through
             raise InputError(f"{file} is not a whole image ({error}): replace or remove it") from error
-        if pixels[-1].shape != pixels[0].shape:
+        height, width, *channels = pixels[-1].shape
+        if pixels[-1].shape != pixels[0].shape or height != width or width not in (28, 32):
             raise InputError(
-                f"{file} has the shape {pixels[-1].shape}, the first image {pixels[0].shape}: all must be alike"
+                f"{file} has {height}x{width} pixels of {(channels or [1])[0]} channels: 28x28 or 32x32 is allowed, of "
+                f"1 or 3 channels, and all must be like the first, {files[0]}"
             )
     x = torch.from_numpy(np.stack(pixels)).float() / 255
-    x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
-    if x.shape[-1] not in (28, 32) or x.shape[-1] != x.shape[-2]:
-        raise InputError(f"images of {tuple(x.shape[2:])} pixels: 28x28 or 32x32 are allowed")
-    return x, torch.tensor(labels)
+    return x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
 
 
-def _sha256(files: list[Path]) -> str:
+def _sha256(files: list[Path], root: Path) -> str:
+    """Of the files' places below `root` (an image's folder is its label) and contents."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode())
+        digest.update(os.fsencode(file.relative_to(root)))
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def torchvision_datasets():
-    """`torchvision.datasets`. Beside a CPU-only build of torch, torchvision fails to import until the two operators that
-    it registers fake kernels for are declared."""
+    """`torchvision.datasets`. Beside a CPU-only build of torch, torchvision fails to import until the two operators
+    that it registers fake kernels for are declared."""
     try:
         import torchvision.datasets
     except RuntimeError:

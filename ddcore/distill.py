@@ -1,8 +1,8 @@
-"""Algorithm 1: learn distilled images and rates by gradient descent on what the trained networks lose (eq. 3, 4 and 8).
+"""Algorithm 1: learn distilled images and rates by gradient descent on what the trained networks lose (eq. 3, 4, 8).
 
-Each outer step draws J samples (theta_0_j, batch_j), each from a generator of its own derived from (seed, outer step, j),
-averages their meta-gradients and takes one step of Adam on the images and the raw rates (rate = softplus(raw)). How
-samples are stacked or shared among processes therefore changes nothing but the order of a sum, and a run that was
+Each outer step draws J samples (theta_0_j, batch_j), each from a generator of its own derived from (seed, outer step,
+j), averages their meta-gradients and takes one step of Adam on the images and the raw rates (rate = softplus(raw)).
+How samples are stacked or shared among processes therefore changes nothing but the order of a sum, and a run that was
 killed goes on from its checkpoint as if nothing had happened.
 """
 
@@ -27,14 +27,13 @@ from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
 from ddcore.errors import MachineError
 from ddcore.evaluate import evaluate
-from ddcore.networks import Network, as_network, generator
+from ddcore.networks import as_network, generator
 from ddcore.unroll import EAGER, Objective, Steps, cross_entropy, meta_gradient, train
 
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
 
 CHECKPOINT_SECONDS = 10.0
-FALL = 0.15  # a validation accuracy this far below the best is a fall, answered like a loss that is not finite:
-RETURNS = 5  # by going back to the best images with half the step size, this many times at most
+RETURNS = 5  # how often a loss that is not finite is answered by going back to the best images with half the step size
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,15 @@ class Recipe:
     - images start as normal noise of standard deviation `noise` instead of 1;
     - every network has a real batch of its own, of `batch` images drawn independently, instead of one common batch of
       1,024 images;
-    - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same factor);
-    - Adam's step warms up over 20 outer steps and then falls to zero along a line, instead of being halved every tenth of
-      the run, and the raw rates have a step size of their own;
-    - the best images on the validation split are kept, and returned to with half the step size after a fall, instead of
-      the last images being taken;
+    - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same
+      factor);
+    - Adam's step warms up over 20 outer steps and then falls to zero along a line, instead of being halved every tenth
+      of the run, and the raw rates have a step size of their own;
+    - the images that were best on the validation split are returned, instead of the last ones;
     - several networks per outer step for random inits, and far fewer outer steps (the paper: about 23,600 on MNIST).
 
-    In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training images
-    are held out for validation.
+    In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training
+    images are held out for validation.
     """
 
     iterations: int = 500  # outer steps
@@ -71,8 +70,10 @@ class Recipe:
     @staticmethod
     def faithful(iterations: int = 23_600, first_lr: float = 0.02) -> "Recipe":
         """The settings of the paper's code (first_lr: 0.001 on CIFAR-10)."""
-        return Recipe(iterations, samples=1, batch=1024, image_rate=0.01, raw_rate=0.01, label_rate=0.01, first_lr=first_lr,
-                      noise=1.0, clip=0.0, checks=0, common_batch=True, halving=True)  # fmt: skip
+        return Recipe(
+            iterations, samples=1, batch=1024, image_rate=0.01, raw_rate=0.01, label_rate=0.01, first_lr=first_lr,
+            noise=1.0, clip=0.0, checks=0, common_batch=True, halving=True,
+        )  # fmt: skip
 
     def schedule(self, k: int) -> float:
         """The factor on Adam's step sizes at outer step k (from 0)."""
@@ -89,17 +90,17 @@ def distill(
 ) -> tuple[DistilledData, dict]:  # fmt: skip
     """Distil `data` into `steps` batches of `per_class` images per class, passed through `epochs` times.
 
-    p draws theta_0 of one network; a fixed init is a p that ignores its generator. held_out: the networks [V, P] on which
-    images are compared (by default 10 draws of p; for a fixed init one is enough). objective: what the trained networks
-    are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there; identity names
-    the configuration it belongs to.
+    p draws theta_0 of one network; a fixed init is a p that ignores its generator. held_out: the networks [V, P] on
+    which images are compared (by default 10 draws of p; for a fixed init one is enough). objective: what the trained
+    networks are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there;
+    identity names the configuration it belongs to.
 
-    Returns the distilled data and how it went: {"history": [{step, loss, accuracy, seconds}], "best_step", "returns", "before"}
-    (seconds spent before this process resumed).
+    Returns the distilled data and how it went: {"history": [{step, loss, accuracy, seconds}], "best_step", "returns",
+    "before" (seconds spent before this process resumed)}.
     Raises MachineError when the loss stays infinite however small the step.
     """
     network = as_network(network)
-    device, rank, world = data.train[0].device, *_process()
+    device, (rank, _) = data.train[0].device, _process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     state = OuterState(_start(data, steps, epochs, per_class, soft_labels, recipe, seed), recipe)
@@ -117,8 +118,8 @@ def distill(
             network, data, p, state.distilled(), recipe, objective, seed, k, step_functions
         )
         state.step(gradient)
-        fallen = not math.isfinite(loss)
-        if every and not fallen and (state.k % max(every, 1) == 0 or state.k == recipe.iterations):
+        diverged = not math.isfinite(loss)
+        if every and not diverged and (state.k % max(every, 1) == 0 or state.k == recipe.iterations):
             candidate = state.distilled()
             accuracy = _from_first_process(
                 evaluate(network, train(network, candidate, held_out), *data.validation).mean()
@@ -129,8 +130,7 @@ def distill(
             bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
             if accuracy > state.best_accuracy:
                 state.remember(accuracy)
-            fallen = accuracy < state.best_accuracy - FALL
-        if fallen and not state.go_back():
+        if diverged and not state.go_back():
             if state.best_step == 0:
                 rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
                 raise MachineError(f"distillation diverged at outer step {k} however small the step; rates {rates}")
@@ -188,7 +188,7 @@ def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k,
 
 
 class OuterState:
-    """What one outer step leaves for the next: images, raw rates, soft labels, Adam's moments, the best images so far."""
+    """What one outer step leaves for the next: images, raw rates, soft labels, Adam's moments, the best so far."""
 
     def __init__(self, start: DistilledData, recipe: Recipe):
         self.start, self.recipe = start, recipe
@@ -266,7 +266,7 @@ class OuterState:
         part.replace(path)
 
     def load(self, path: Path, identity: str, rank: int) -> float:
-        """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds already spent."""
+        """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds spent on it."""
         if not path.exists():
             return 0.0
         try:

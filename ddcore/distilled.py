@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,10 +22,10 @@ FORMAT = 1
 class DistilledData:
     """S batches of n images that E epochs of gradient descent pass through in order.
 
-    images [S, n, C, H, W] in normalised space; labels [S, n] (fixed classes) and soft_labels [S, n, K] (targets t of the
-    loss -sum t log p, unconstrained; they replace the labels where given); lrs [E, S], positive, one for each
-    (epoch, step); init {name: [*shape]}, the one network's initial weights for a fixed init; meta: dataset, architecture,
-    init law, mean, std, class names.
+    images [S, n, C, H, W] in normalised space; labels [S, n] (fixed classes) and soft_labels [S, n, K] (targets t of
+    the loss -sum t log p, unconstrained; they replace the labels where given); lrs [E, S], positive, one for each
+    (epoch, step); init {name: [*shape]}, the one network's initial weights for a fixed init; meta: dataset,
+    architecture, init law, mean, std, class names.
     """
 
     images: Tensor

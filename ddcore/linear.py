@@ -1,20 +1,19 @@
-"""The linear case (section 3.3): least squares, one or more gradient steps on M synthetic pairs, all in closed form.
+"""The linear case (section 3.3): least squares, and gradient steps on M synthetic pairs, in closed form and float64.
 
 Every step is affine in theta_0, so for inits theta_0 ~ N(mean, std^2 I) the expected loss after it is exact. With
-H = d^T d / N of rank r, theta* the optimum, delta = theta* - mean, and pairs that span the subspace U (m = dim U <= M):
+H = d^T d / N of rank r, theta* the optimum, delta = theta* - mean, and pairs whose rows span U (orthonormal, [D, m]):
 
-    theta_T = B theta_0 + b,    I - B = U K U^T for some K [m, m],    b in U        (eq. 6, repeated or not)
+    theta_T = B theta_0 + b,    I - B = U K U^T for some K [m, m],    b in the span of U     (eq. 6, once or repeated)
     expected excess loss = std^2/2 tr(B^T H B) + 1/2 |B mean + b - theta*|^2_H
 
-For a given U the first term is smallest where B = I - U U^T (its derivative G (K - I), G = U^T H U, vanishes only
-there), the second where the mean inits move by U G^-1 U^T H delta, and both are reached at once, by one step. So M pairs
-buy the same loss in one step, in M steps of one pair and in any number of epochs; what is left to choose is U:
+For a given U the first term is smallest where K = I (its derivative is std^2 G (K - I), G = U^T H U), the second where
+the mean of the inits moves by U G^-1 U^T H delta; one step reaches both. So M pairs buy the same loss in one step, in M
+steps of one pair and in any number of epochs, and what is left to choose is U:
 
     V(M) = min over U of  std^2/2 (tr H - tr G) + 1/2 (|delta|^2_H - delta^T H U G^-1 U^T H delta)
 
-`best` finds it and `lower_bound` bounds it from below. V(M) = 0 for M >= r, and V(M) > 0 for M < r and std > 0. If d has
-dependent or constant columns, or N < D, then r < D, and r takes D's place: gradient descent leaves theta_0 as it is in
-the directions that d does not see, and they change no loss. All tensors are float64.
+V(M) = 0 for M >= r; V(M) > 0 for M < r and std > 0. Dependent columns, or N < D, make r < D: r then takes D's place,
+since a step along the data leaves theta_0 as it is where d does not see it, which changes no loss.
 """
 
 from collections.abc import Callable
@@ -30,8 +29,8 @@ from ddcore.errors import InputError
 class LeastSquares:
     """|d theta - t|^2 / 2N (eq. 5) as its optimum and its curvature.
 
-    hessian H [D, D]; values [r], its positive eigenvalues, largest first, and basis [D, r], their eigenvectors; optimum
-    [D], the solution of smallest norm; floor, the loss there. The rank r is that of d, up to rounding.
+    hessian H [D, D]; values [r], its positive eigenvalues, largest first, with eigenvectors basis [D, r]; optimum [D],
+    the solution of smallest norm; floor, the loss there.
     """
 
     hessian: Tensor
@@ -42,20 +41,18 @@ class LeastSquares:
 
     @staticmethod
     def of(d: Tensor, t: Tensor) -> "LeastSquares":
-        """From d [N, D] and t [N]; InputError where the shapes do not fit or a number is not finite."""
+        """From d [N, D] and t [N]; r is d's rank up to rounding. InputError for other shapes, NaN and infinity."""
         if d.dim() != 2 or t.shape != d.shape[:1] or not d.numel():
-            raise InputError(f"d has shape {list(d.shape)} and t {list(t.shape)}: [N, D] and [N] are allowed, N, D >= 1")
-        d, t = _float64(d=d, t=t)
-        rows, columns = d.shape
-        # The triangular factor of [d t] has D + 1 rows at most and the same loss.
-        factor = torch.linalg.qr(torch.cat([d, t[:, None]], 1), mode="r").R
-        a, c = factor[:, :columns], factor[:, columns]
-        left, s, right = torch.linalg.svd(a, full_matrices=False)
-        rank = int((s > max(rows, columns) * torch.finfo(s.dtype).eps * s[0]).sum())
-        left, s, basis = left[:, :rank], s[:rank], right[:rank].T
-        optimum = basis @ (left.T @ c / s)
-        floor = (a @ optimum - c).square().sum().item() / (2 * rows)
-        return LeastSquares(a.T @ a / rows, s.square() / rows, basis, optimum, floor)
+            raise InputError(f"d has shape {list(d.shape)}, t {list(t.shape)}: they must be [N, D] and [N], N, D >= 1")
+        if not (d.isfinite().all() and t.isfinite().all()):
+            raise InputError("d or t has entries that are not finite: all must be numbers")
+        N, D = d.shape
+        factor = torch.linalg.qr(torch.cat([d, t[:, None]], 1).double(), mode="r").R  # the same loss in D + 1 rows
+        left, s, right = torch.linalg.svd(factor[:, :D], full_matrices=False)
+        r = int((s > max(N, D) * torch.finfo(s.dtype).eps * s[0]).sum())
+        optimum = right[:r].T @ (left[:, :r].T @ factor[:, D] / s[:r])
+        floor = (factor[:, :D] @ optimum - factor[:, D]).square().sum().item() / (2 * N)
+        return LeastSquares(factor[:, :D].T @ factor[:, :D] / N, s[:r].square() / N, right[:r].T, optimum, floor)
 
     @property
     def rank(self) -> int:
@@ -64,10 +61,6 @@ class LeastSquares:
     def excess(self, theta: Tensor) -> Tensor:
         """Loss above the optimum's, 1/2 |theta - theta*|^2_H: theta [..., D] -> [...]."""
         return 0.5 * ((theta - self.optimum) @ self.basis).square() @ self.values
-
-    def loss(self, theta: Tensor) -> Tensor:
-        """Equation (5): theta [..., D] -> [...]."""
-        return self.floor + self.excess(theta)
 
 
 @dataclass(frozen=True)
@@ -83,19 +76,18 @@ class Inits:
 
 
 def step(theta: Tensor, rows: Tensor, targets: Tensor, rate: float) -> Tensor:
-    """Equation (6), one gradient step on M pairs: theta [..., D], rows d~ [M, D], targets t~ [M] -> theta_1 [..., D]."""
+    """Equation (6), one step on M pairs: theta [..., D], rows d~ [M, D], targets t~ [M] -> theta_1 [..., D]."""
     return theta - rate / len(rows) * (theta @ rows.T - targets) @ rows
 
 
 def affine(rows: Tensor, targets: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """S such steps of n pairs as theta_S = B theta_0 + b: rows [..., S, n, D], targets [..., S, n] -> B, b."""
+    """S such steps as theta_S = B theta_0 + b: rows [..., S, M, D], targets [..., S, M] -> B [..., D, D], b [..., D]"""
     eye = torch.eye(rows.shape[-1], dtype=rows.dtype)
-    B, b = eye, torch.zeros(rows.shape[-1], dtype=rows.dtype)
+    B, b = eye, torch.zeros(rows.shape[-1], 1, dtype=rows.dtype)
     for x, y in zip(rows.unbind(-3), targets.unbind(-2), strict=True):
-        scaled = rate / x.shape[-2] * x.mT
-        shrink = eye - scaled @ x
-        B, b = shrink @ B, (shrink @ b[..., None] + scaled @ y[..., None])[..., 0]
-    return B, b
+        pull = rate / x.shape[-2] * x.mT
+        B, b = B - pull @ (x @ B), b - pull @ (x @ b - y[..., None])
+    return B, b[..., 0]
 
 
 def expected_excess(problem: LeastSquares, inits: Inits, B: Tensor, b: Tensor) -> Tensor:
@@ -105,30 +97,28 @@ def expected_excess(problem: LeastSquares, inits: Inits, B: Tensor, b: Tensor) -
 
 
 def construct(problem: LeastSquares, inits: Inits, U: Tensor, M: int, rate: float) -> tuple[Tensor, Tensor]:
-    """The best M pairs whose rows span U [D, m], m <= M, its columns orthonormal: rows [M, D], targets [M].
+    """The best M pairs whose rows span U [D, m], m <= M: rows [M, D], targets [M]. Those beyond m are zero.
 
-    rate/M d~^T d~ = U U^T and rate/M d~^T t~ = U U^T mean + U G^-1 U^T H delta. With U = `problem.basis` the second is
-    theta* (on the span of the data), and one step leads from any init to the optimum. Pairs beyond m are zero.
+    rate/M d~^T d~ = U U^T, and rate/M d~^T t~ = U U^T mean + U G^-1 U^T H delta. For U = `problem.basis` the second is
+    theta* (plus what d does not see of the mean), and one step leads from any init to the optimum.
     """
     if not (rate > 0 and M >= U.shape[1]):
-        raise InputError(f"rate={rate}, M={M}: the rate must be positive and M at least {U.shape[1]}, the subspace's size")
-    scale = (M / rate) ** 0.5
-    gram, slope = U.T @ problem.hessian @ U, U.T @ problem.hessian @ (problem.optimum - inits.mean)
-    rows, targets = torch.zeros(M, len(U), dtype=U.dtype), torch.zeros(M, dtype=U.dtype)
-    rows[: U.shape[1]] = scale * U.T
-    targets[: U.shape[1]] = scale * (U.T @ inits.mean + torch.linalg.solve(gram, slope))
-    return rows, targets
+        raise InputError(f"rate={rate}, M={M}: the rate must be positive and M at least {U.shape[1]}, U's columns")
+    gram, pull = U.T @ problem.hessian @ U, U.T @ problem.hessian @ (problem.optimum - inits.mean)
+    pairs = torch.zeros(M, len(U) + 1, dtype=U.dtype)
+    pairs[: U.shape[1]] = torch.cat([U.T, (U.T @ inits.mean + torch.linalg.solve(gram, pull))[:, None]], 1)
+    return (M / rate) ** 0.5 * pairs[:, :-1], (M / rate) ** 0.5 * pairs[:, -1]
 
 
-def best(problem: LeastSquares, inits: Inits, M: int) -> tuple[float, Tensor]:
-    """V(M) and an orthonormal basis U [D, min(M, r)] of the subspace that reaches it.
+def best(problem: LeastSquares, inits: Inits, M: int, iterations: int = 500) -> tuple[float, Tensor]:
+    """V(M) and a U [D, min(M, r)] that reaches it.
 
-    The optimal U is one unit vector u, along which the mean inits move, and the M - 1 leading eigenvectors of H on what
-    is orthogonal to u. Only u is searched for, by L-BFGS from delta and from the leading eigenvectors of H, in the
-    r coordinates of `problem.basis`.
+    The best U is one unit vector u, along which the mean of the inits moves, and the M - 1 leading eigenvectors of H on
+    what is orthogonal to u. Only u is searched for, from delta (best for std -> 0) and from its part among the M
+    leading eigenvectors (best for std -> infinity); `lower_bound` says how much lower the true minimum can be.
     """
-    if M < 1 or inits.std < 0 or not len(problem.optimum) == len(inits.mean):
-        raise InputError(f"M={M}, std={inits.std}, {len(inits.mean)} coordinates: M >= 1, std >= 0, D coordinates")
+    if not (M >= 1 and inits.std >= 0):
+        raise InputError(f"M={M}, std={inits.std}: at least one pair and a standard deviation of 0 or more")
     if M >= problem.rank:
         return 0.0, problem.basis
     values, delta = problem.values, problem.basis.T @ (problem.optimum - inits.mean)
@@ -136,52 +126,54 @@ def best(problem: LeastSquares, inits: Inits, M: int) -> tuple[float, Tensor]:
     def restricted(u: Tensor) -> tuple[Tensor, Tensor]:
         u = u / u.norm(dim=-1, keepdim=True)
         off = torch.eye(len(values), dtype=u.dtype) - u[..., :, None] * u[..., None, :]
-        return u, (off * values) @ off  # H where it is orthogonal to u, [..., r, r]
+        return u, (off * values) @ off  # H on what is orthogonal to u, [..., r, r]
 
     def losses(u: Tensor) -> Tensor:
-        u, left = restricted(u)
-        bias = (values * delta**2).sum() - (u @ (values * delta)) ** 2 / (u**2 @ values)
-        return 0.5 * bias + 0.5 * inits.std**2 * torch.linalg.eigvalsh(left)[..., 1 : 1 + len(values) - M].sum(-1)
+        u, rest = restricted(u)
+        missed = delta - (u @ (values * delta) / (u**2 @ values))[..., None] * u  # of what the mean has to move
+        bias = missed**2 @ values
+        return 0.5 * bias + 0.5 * inits.std**2 * torch.linalg.eigvalsh(rest)[..., 1 : 1 + len(values) - M].sum(-1)
 
-    starts = torch.eye(len(values), dtype=values.dtype)[: min(M + 1, 8)]
-    u, reached = minimise(losses, torch.cat([delta[None], starts]) if delta.any() else starts)
-    u, left = restricted(u[reached.argmin()])
-    U = torch.cat([u[:, None], torch.linalg.eigh(left)[1][:, len(values) - M + 1 :]], 1)
-    return reached.min().item(), problem.basis @ U
+    starts = torch.stack([delta, torch.where(torch.arange(len(delta)) < M, delta, 0)])
+    starts[:, 0] += 1e-12  # for delta = 0, where any leading eigenvector will do
+    u, found = minimise(losses, starts, iterations)
+    u, rest = restricted(u[found.argmin()])
+    U = torch.cat([u[:, None], torch.linalg.eigh(rest)[1][:, len(values) - M + 1 :]], 1)
+    return max(found.min().item(), 0.0), problem.basis @ U
 
 
 def lower_bound(problem: LeastSquares, inits: Inits, M: int) -> float:
-    """No rule that moves theta_0 within a subspace of M dimensions gets below this, gradient descent or not.
-
-    Half the sum of all but the M largest eigenvalues of std^2 H + w w^T, w = H^1/2 delta: the second moment of
-    H^1/2 (theta* - theta_0), of which M dimensions can at best be brought to zero (Eckart and Young, 1936).
-    """
+    """No rule that moves theta_0 within M directions gets below half the sum of all but the M largest eigenvalues of
+    std^2 H + H^1/2 delta delta^T H^1/2, the second moment of H^1/2 (theta* - theta_0) (Eckart and Young, 1936)."""
     w = problem.values.sqrt() * (problem.basis.T @ (problem.optimum - inits.mean))
     moment = inits.std**2 * problem.values.diag() + torch.outer(w, w)
     return 0.5 * torch.linalg.eigvalsh(moment)[: max(problem.rank - M, 0)].sum().item()
 
 
-def distil(problem: LeastSquares, inits: Inits, M: int, rate: float, *, steps: int = 1, starts: int, rng):
-    """Minimise the expected excess of `steps` steps of M pairs each (eq. 4), by L-BFGS from random pairs.
+def distil(
+    problem: LeastSquares, inits: Inits, M: int, rate: float, rng: torch.Generator,
+    *, starts: int = 1, steps: int = 1, iterations: int = 500,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Minimise the expected excess after `steps` steps of M pairs each (eq. 4) from random pairs, without the theory.
 
-    -> rows [starts, steps, M, D], targets [starts, steps, M], excess [starts]. A pair is learned as one vector
-    (row, target) in units in which rate/M d~^T d~ is d~^T d~; the rate itself is one of these units.
+    -> rows [starts, steps, M, D], targets [starts, steps, M], excess [starts]. A pair is learned as one vector, in
+    units in which rate/M d~^T d~ is d~^T d~: a learned rate would only change these units.
     """
-    D, scale = len(problem.optimum), (M / rate) ** 0.5
+    scale, D = (M / rate) ** 0.5, len(problem.optimum)
 
     def losses(pairs: Tensor) -> Tensor:
         return expected_excess(problem, inits, *affine(scale * pairs[..., :-1], scale * pairs[..., -1], rate))
 
     start = torch.randn(starts, steps, M, D + 1, generator=rng, dtype=torch.float64) / D**0.5
-    pairs, reached = minimise(losses, start)
-    return scale * pairs[..., :-1], scale * pairs[..., -1], reached
+    pairs, found = minimise(losses, start, iterations)
+    return scale * pairs[..., :-1], scale * pairs[..., -1], found
 
 
-def minimise(losses: Callable[[Tensor], Tensor], x: Tensor, iterations: int = 1000) -> tuple[Tensor, Tensor]:
-    """L-BFGS with step halving, on K independent losses at once: x [K, ...] -> x, losses [K]. Deterministic."""
+def minimise(losses: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """L-BFGS with step halving on K independent losses at once: x [K, ...] -> x, losses [K]."""
 
     def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.requires_grad_()
+        z = z.detach().requires_grad_()
         found = losses(z.view_as(x))
         return found.detach()[:, None], torch.autograd.grad(found.sum(), z)[0]
 
@@ -189,8 +181,8 @@ def minimise(losses: Callable[[Tensor], Tensor], x: Tensor, iterations: int = 10
         return (a * b).sum(1, keepdim=True)
 
     z, history = x.flatten(1), []
-    f, g = evaluate(z.clone())
-    gamma = 1 / dot(g, g).sqrt().clamp(min=1)
+    f, g = evaluate(z)
+    gamma, least, done = 1 / dot(g, g).sqrt().clamp(min=1), 1e-16 * f.max(), f < 0
     for _ in range(iterations):
         p, kept = -g, []
         for s, y, rho in reversed(history):
@@ -199,33 +191,25 @@ def minimise(losses: Callable[[Tensor], Tensor], x: Tensor, iterations: int = 10
         p = gamma * p
         for s, y, rho in history:
             p = p + s * (kept.pop() - rho * dot(y, p))
-        slope, size = dot(g, p), torch.ones_like(f)
+        size = torch.where(done, 0.0, 1.0).to(f.dtype)
         for _ in range(30):
-            new_f, new_g = evaluate((z + size * p).detach())
-            worse = ~(new_f <= f + 1e-4 * size * slope)
-            if not worse.any():
+            new_f, new_g = evaluate(z + size * p)
+            high = ~(new_f <= f + 1e-4 * size * dot(g, p)) & ~done
+            if not high.any():
                 break
-            size = torch.where(worse, size / 2, size)
-        s = torch.where(worse, 0, size * p)  # a start that finds nothing lower stays where it is
-        new_f, new_g = torch.where(worse, f, new_f), torch.where(worse, g, new_g)
-        y = new_g - g
+            size = torch.where(high, size / 2, size)
+        s, y = size * p, new_g - g
+        done = done | high | (f - new_f <= 1e-13 * f + least)
+        z, f, g = torch.where(high, z, z + s), torch.where(high, f, new_f), torch.where(high, g, new_g)
         curved = dot(s, y) > 1e-12 * dot(y, y)
-        history = [*history[-19:], (s, y, torch.where(curved, 1 / dot(s, y), 0))]
         gamma = torch.where(curved, dot(s, y) / dot(y, y), gamma)
-        z, f, g = z + s, new_f, new_g
-        if worse.all() or g.abs().max() < 1e-12:
+        history = [*history[-19:], (s, y, torch.where(curved, 1 / dot(s, y), 0))]
+        if done.all():
             break
     return z.view_as(x), f[:, 0]
 
 
 def principal_angles(rows: Tensor, basis: Tensor) -> Tensor:
     """Angles in degrees, smallest first, between the spans of rows [M, D] and of basis [D, m]: [min(M, m)]."""
-    span = torch.linalg.qr(rows.T).Q
-    return torch.linalg.svdvals(span.T @ torch.linalg.qr(basis).Q).clamp(max=1).arccos().rad2deg()
-
-
-def _float64(**tensors: Tensor) -> list[Tensor]:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise InputError(f"{name} has entries that are not finite; all must be numbers")
-    return [tensor.double() for tensor in tensors.values()]
+    spans = torch.linalg.qr(rows.T).Q, torch.linalg.qr(basis).Q
+    return torch.linalg.svdvals(spans[0].T @ spans[1]).clamp(max=1).arccos().rad2deg()

@@ -16,7 +16,7 @@ respect to the images, the rates and, where they are learned, the soft labels. T
       dL/dtheta_t = v - lr * d phi/d theta      (a Hessian-vector product: Pearlmutter, 1994)
       dL/dx      += -lr * d phi/dx,   dL/dy += -lr * d phi/dy,   dL/dlr = -phi
 
-  One directional derivative and one gradient of it give all of these together. Memory grows by one weight vector a step.
+  One directional derivative and one gradient of it give all of these. Memory grows by one weight vector a step.
 """
 
 import os
@@ -92,7 +92,7 @@ EAGER = Steps()
 
 def compiled_steps() -> Steps:
     """The same functions through `torch.compile`, for runs longer than a minute or two: compiling takes 20 to 70 s the
-    first time and seconds from its cache. Without a C++ compiler: the functions as they stand, and a line that says so."""
+    first time and seconds from its cache. Without a C++ compiler: the functions as they stand, and a line says so."""
     if not shutil.which(os.environ.get("CXX", "g++")):
         print("no C++ compiler: running without torch.compile, about 1.5 times slower", file=sys.stderr)
         return EAGER
@@ -121,8 +121,8 @@ def meta_gradient(
 ) -> tuple[Tensor, DistilledData]:  # fmt: skip
     """Losses [N] of the networks trained on `distilled`, and the gradient of their mean (eq. 3 and 4).
 
-    weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}. batch: real images [B, C, H, W] and labels [B], shared
-    by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and, where
+    weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}. batch: real images [B, C, H, W] and labels [B],
+    shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and, where
     `distilled` has them, `soft_labels` hold the derivatives.
     """
     network = as_network(network)

@@ -31,6 +31,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ddcore.companion import experiments, records
 from ddcore.errors import InputError
 
 FILE = Path(__file__).parents[2] / "claims.yml"
@@ -145,9 +146,7 @@ class Judge:
     """Gives verdicts on claims from the records that `find(experiment)` returns (None: there is none)."""
 
     def __init__(self, find: Callable[[str], Any] | None = None, claims: dict[str, Claim] | None = None):
-        if find is None:
-            from ddcore.companion.records import find
-        self.claims, self._find = claims or load(), cache(find)
+        self.claims, self._find = claims or load(), cache(find or _committed)
 
     def record(self, experiment: str) -> Any:
         if (record := self._find(experiment)) is None:
@@ -243,6 +242,13 @@ class Judge:
         return {"id": claim.id, "place": claim.place, "kind": claim.kind, "paper": claim.text or paper,
                 "ours": ours, "verdict": verdict, "beside": self._beside(number)}  # fmt: skip
 
+    def line(self, name: str) -> str:
+        """One claim's verdict and rule on a line that is the same on every machine with the same records."""
+        number = self.claims.get(self.claims[name].same_as, self.claims[name])
+        verdict = self.verdict(number)
+        word = "PASS" if verdict in ("reproduced", "exceeded") else "FAIL" if verdict == "not reproduced" else verdict
+        return f"{name} {word} (paper {number.value:g}, {number.rule} {number.value:g})"
+
     def _beside(self, claim: Claim) -> str:
         """What a reader must know: another copy of the data, a pool of networks smaller than the paper's."""
         sides = [side for c in claim.compare for side in expand(c.a) + expand(c.b.replace("+", " "))]
@@ -253,6 +259,11 @@ class Judge:
             pool = record.config.get("pool") or 2000
             facts += [COPIES.get(record.data["name"]), f"pool of {pool} networks" if pool < 2000 else None]
         return ", ".join(dict.fromkeys(filter(None, facts)))
+
+
+def _committed(experiment: str) -> records.Record | None:
+    """The record at the paper's scale; None also for an experiment of the paper that is not defined yet."""
+    return records.find(experiment) if experiment in experiments.names() else None
 
 
 def _or_none(function: Callable[..., Any], *args: Any) -> Any:

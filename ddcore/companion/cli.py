@@ -9,10 +9,11 @@ import typer
 from ddcore.companion import notebooks as book
 from ddcore.companion import records
 from ddcore.companion.experiments import ALIASES, EXPERIMENTS
-from ddcore.datasets import NAMES, data_root, is_available, load
+from ddcore.datasets import NAMES, data_root, load
 from ddcore.errors import InputError, MachineError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+UsageError = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
 Parameters = Annotated[
     list[str], typer.Option("-p", metavar="NAME=VALUE", help="change one parameter; may be repeated")
 ]
@@ -26,9 +27,8 @@ def list_() -> None:
         said = f"{100 * record.metrics['test_accuracy']['mean']:.2f} %" if record else "no record"
         images = f"{config.steps} step{'s' * (config.steps > 1)} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
         also = ", ".join(a for a, n in ALIASES.items() if n == name)
-        print(
-            f"{name:26} {config.dataset:8} {'fixed' if config.fixed else 'random':6} {images:22} {said:10} {also and '= ' + also}".rstrip()
-        )
+        init = "fixed" if config.fixed else "random"
+        print(f"{name:26} {config.dataset:8} {init:6} {images:22} {said:10} {also and '= ' + also}".rstrip())
     print("notebooks: " + ", ".join(path.stem for path in sorted(book.FOLDER.glob("*.ipynb"))))
 
 
@@ -40,7 +40,9 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     compile: Annotated[str, typer.Option(help="auto, on or off")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="ignore a record and a checkpoint")] = False,
-    checkpoints: Annotated[Path | None, typer.Option(help="folder of checkpoints; default: the cache folder")] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(file_okay=False, help="folder of checkpoints; default: the cache folder")
+    ] = None,
 ) -> None:
     """Run an experiment, or return its record; the last line on stdout is the record's folder."""
     from ddcore.companion import run as runner
@@ -84,13 +86,20 @@ def verify(
     for name, record in found.items():
         if record is None:
             raise InputError(f"{name} has no record here; `ddcore run {name}` makes one")
-    failed = 0
+    if not found:
+        raise InputError("there is no record here; `ddcore run EXPERIMENT` makes one")
+    failed = unchecked = False
     for record in found.values():
-        agrees, line = check(record, nets)
-        print(line, flush=True)
-        failed += not agrees
-    if failed:
-        raise typer.Exit(1)
+        try:
+            agrees, line = check(record, nets)
+        except InputError as error:  # the others can still be checked
+            unchecked = True
+            _complain(f"{record.experiment} is not checked: {error}")
+        else:
+            failed |= not agrees
+            print(line, flush=True)
+    if failed or unchecked:
+        raise typer.Exit(1 if failed else 2)
 
 
 @app.command()
@@ -99,14 +108,16 @@ def data(wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")
     if not wanted:
         print(f"data root: {data_root()}")
     for name in wanted or NAMES:
-        if not wanted and not is_available(name):
-            print(f"{name:14} not here")
+        try:
+            found = load(name, download=bool(wanted))
+        except InputError as error:
+            if wanted:
+                raise
+            print(f"{name:14} not here" if " is not there" in str(error) else f"{name:14} {error}")
             continue
-        found = load(name)
         splits = "/".join(f"{len(part[1]):,}" for part in (found.train, found.validation, found.test))
-        print(
-            f"{name:14} {splits} images of {found.shape[0]}x{found.shape[1]}x{found.shape[1]}, sha256 {found.sha256[:12]}"
-        )
+        channels, side = found.shape
+        print(f"{name:14} {splits} images of {channels}x{side}x{side}, sha256 {found.sha256[:12]}")
 
 
 def pairs(parameters: list[str]) -> dict[str, str]:
@@ -124,13 +135,26 @@ def pairs(parameters: list[str]) -> dict[str, str]:
 
 def main() -> None:
     try:
-        app()
+        status = app(standalone_mode=False)
+        if status == 130:  # what typer makes of Ctrl-C
+            _complain("interrupted; the same command goes on from the last checkpoint")
+    except UsageError as error:
+        status = 2
+        _complain(f"{error.format_message().rstrip('.')}; `ddcore --help` shows what is allowed")
     except InputError as error:
-        print(f"ddcore: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
+        _complain(error)
     except (MachineError, OSError) as error:
-        print(f"ddcore: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("ddcore: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        status = 1
+        _complain(error)
+    except RuntimeError as error:  # PyTorch has no error of its own for a CPU's full memory
+        if "memory" not in str(error):
+            raise
+        status = 1
+        _complain(f"not enough memory: {error}")
+    sys.exit(status)
+
+
+def _complain(message: object) -> None:
+    """One line on stderr, whatever the message quotes."""
+    print("ddcore:", " ".join(str(message).split()), file=sys.stderr)

@@ -8,7 +8,9 @@ never change the default of a field.
 
 import hashlib
 import json
+import os.path
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -63,11 +65,11 @@ class Config(BaseModel):
 
     @property
     def recipe(self) -> Recipe:
-        if self.faithful:
-            return Recipe.faithful(self.iterations, self.first_lr)
-        shared = Recipe.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        return Recipe(**{name: getattr(self, name) for name in shared})
+        said = {name: getattr(self, name) for name in RECIPE}
+        return replace(Recipe.faithful(), **said) if self.faithful else Recipe(**said)
 
+
+RECIPE = [field.name for field in fields(Recipe) if field.name in Config.model_fields]
 
 READER = {  # what -p may name, with how its text becomes a value
     "dataset": str, "network": str, "init": str, "steps": int, "epochs": int, "per_class": int, "samples": int,
@@ -91,7 +93,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
 
     defined = {
         "fig2a": with_(
-            mnist, epochs=3, iterations=8000, batch=256, image_rate=0.04, raw_rate=0.02, first_lr=0.1, **alone
+            mnist, epochs=3, iterations=16_000, batch=256, image_rate=0.04, raw_rate=0.02, first_lr=0.1, **alone
         ),
         "fig3a": with_(mnist, steps=10, epochs=3, iterations=2500),
         "fig2b": with_(cifar, steps=10, epochs=3, iterations=1000, image_rate=0.04, raw_rate=0.01, **alone),
@@ -152,11 +154,12 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if scale == "smoke":
         change |= {"dataset": "digits", "network": "lenet", "samples": min(2, config.samples), "batch": 64}
     dataset = said.get("dataset", change.get("dataset", config.dataset))
-    if dataset != config.dataset:
+    if "dataset" in said:
         change["network"] = "alexcifarnet" if dataset.startswith("cifar10") else "lenet"
     if said.get("faithful"):
-        first = 0.001 if dataset.startswith("cifar10") else 0.02
-        change |= {"first_lr": first} | ({"iterations": FAITHFUL_ITERATIONS} if scale == "paper" else {})
+        iterations = FAITHFUL_ITERATIONS if scale == "paper" else change["iterations"]
+        paper = Recipe.faithful(iterations, 0.001 if dataset.startswith("cifar10") else 0.02)
+        change |= {name: getattr(paper, name) for name in RECIPE}
     try:
         return Config(**{**config.model_dump(), **change, **said})
     except ValidationError as error:
@@ -171,6 +174,8 @@ def parse(name: str, text: str) -> Any:
         raise InputError(
             f"unknown dataset {text!r}{did_you_mean(text, NAMES)}; allowed: {', '.join(NAMES)}, folder:PATH"
         )
+    if text.startswith("folder:") and name == "dataset":
+        return "folder:" + os.path.abspath(os.path.expanduser(text.removeprefix("folder:")))
     if name in ("soft_labels", "faithful"):
         if text.lower() not in ("true", "false"):
             raise InputError(f"{name}={text}: true or false is allowed")

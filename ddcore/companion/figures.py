@@ -40,7 +40,7 @@ def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -
 
 
 def progress(record: Record, paper: float | None = None) -> Figure:
-    """Validation accuracy against outer steps, with the step whose images were kept and the paper's number (percent)."""
+    """Validation accuracy against outer steps, the step whose images were kept, and the paper's number (percent)."""
     history = record.distillation["history"]
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.plot(

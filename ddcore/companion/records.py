@@ -22,6 +22,9 @@ PROJECT = Path(__file__).parents[2]
 COPIES = {"cifar10": "cifar10-jpeg"}  # another copy of the same data, used where the original cannot be had
 
 
+FIELDS = ("experiment", "scale", "key", "config", "overrides", "metrics", "environment", "data", "algorithm_version")
+
+
 @dataclass(frozen=True)
 class Record:
     """One run of one configuration, as read from `folder`."""
@@ -55,10 +58,15 @@ def root_for(scale: str, overrides: dict[str, Any]) -> Path:
 
 
 def read(folder: Path) -> Record:
+    """The record in a folder; InputError where there is none or it is damaged."""
     try:
-        return Record(folder, json.loads((folder / "record.json").read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'record.json'} is not a record: {error}") from error
+        content = json.loads((folder / "record.json").read_text("utf-8"))
+        sum(content["metrics"]["test_accuracy"]["values"], content["metrics"]["test_accuracy"]["mean"])
+        if missing := [name for name in FIELDS if name not in content]:
+            raise ValueError(f"{missing[0]} is missing")
+        return Record(folder, content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder / 'record.json'} is not a record: {error!r}") from error
 
 
 def at(experiment: str, key: str) -> Record | None:
@@ -85,16 +93,20 @@ def everywhere() -> list[Record]:
 
 
 def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record:
-    """Write a record's folder whole or not at all; `distilled` is a file that is moved into it."""
+    """Write a record's folder whole or not at all, with a copy of the file `distilled` in it."""
     folder = root / content["experiment"] / content["key"]
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if distilled is not None:
-        shutil.copyfile(distilled, part / "distilled.safetensors")
-    (part / "record.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
+    try:
+        part.mkdir(parents=True)
+        if distilled is not None:
+            shutil.copyfile(distilled, part / "distilled.safetensors")
+        (part / "record.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return read(folder)
 
 

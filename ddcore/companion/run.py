@@ -79,7 +79,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     content = {
         "experiment": experiment, "scale": scale, "key": config.key, "config": config.model_dump(), "overrides": said,
         "metrics": measure(config, network, DistilledData.load(stored).to(device), data),
-        "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + how["before"], 1)},
+        "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + how["before"])},
         "data": {"name": data.name, "sha256": data.sha256},
         "distillation": {k: how[k] for k in ("best_step", "returns", "history")},
         "algorithm_version": ALGORITHM_VERSION,
@@ -106,8 +106,8 @@ def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: in
 def measure(
     config: Config, network: Network, distilled: DistilledData, data: Dataset, nets: int | None = None
 ) -> dict[str, Any]:
-    """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also after
-    each gradient step."""
+    """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also
+    after each gradient step."""
     p, total = init_law(config, network), nets or config.nets
     after, before = [], []
     for first in range(0, total, STACK):
@@ -125,8 +125,8 @@ def measure(
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     """Re-derive a record's accuracies from its stored images: whether they agree, and a line that says so.
 
-    Trains the first `nets` of the held-out networks anew (all by default) and compares the mean with that of the values in
-    the record. InputError where the record's dataset is not there.
+    Trains the first `nets` of the held-out networks anew (all by default) and compares the mean with that of the values
+    in the record. InputError where the record's dataset is not there.
     """
     config = Config(**record.config)
     data = load(config.dataset, download=False)
@@ -138,9 +138,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     agrees = abs(ours - stated) <= TOLERANCE and same_data and record.key == config.key
     why = "" if same_data else f"; the files of {data.name} are not those of the record"
     why += "" if record.key == config.key else "; the record's key does not belong to its configuration"
-    plural = "network" if total == 1 else "networks"
-    line = f"{record.experiment} {'PASS' if agrees else 'FAIL'} (record {100 * stated:.2f} %, now {100 * ours:.2f} %, {total} {plural}{why})"
-    return agrees, line
+    said = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}{why}"
+    return agrees, f"{record.experiment} {'PASS' if agrees else 'FAIL'} ({said})"
 
 
 class _only_one:

@@ -1,0 +1,117 @@
+"""What several test files share: the command in this process, in folders of its own, and two tiny experiments."""
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddcore import datasets
+from ddcore.companion import cli, experiments, records
+from ddcore.companion.experiments import Config
+
+DATA_ROOT = datasets.data_root()  # before any test changes the environment
+SHARED = {"dataset": "digits", "samples": 1, "batch": 32, "noise": 0.5, "first_lr": 0.1, "image_rate": 0.1, "checks": 2}
+TINY = Config(**SHARED, fixed=True, nets=1, epochs=2, iterations=12)  # enough for an accuracy that damage changes
+TINY_RANDOM = Config(**SHARED, steps=2, nets=3, iterations=4)
+
+
+def _apart(monkeypatch, folder):
+    """Cache, records, data and project below `folder`; two tiny experiments more, as if at the paper's scale."""
+    for name, place in (("XDG_CACHE_HOME", "cache"), ("DDCORE_RESULTS", "results"), ("DDCORE_DATA", "data")):
+        monkeypatch.setenv(name, str(folder / place))
+    monkeypatch.setattr(records, "PROJECT", folder / "project")
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-random", TINY_RANDOM)
+    return folder
+
+
+@pytest.fixture
+def apart(monkeypatch, tmp_path):
+    return _apart(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def ddcore(apart, monkeypatch, capsys):
+    """Call it as the command: ddcore("run", "tiny") -> status, out and err (lists of lines)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["ddcore", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=ended.value.code or 0, out=out.splitlines(), err=err.splitlines())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The results folder of one `ddcore run tiny`, to copy and damage."""
+    from ddcore.companion import run
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = _apart(monkeypatch, tmp_path_factory.mktemp("made"))
+        run.run("tiny")
+        return folder / "results"
+
+
+@pytest.fixture
+def record(made, apart):
+    """The folder of a record of `tiny` that a test may damage."""
+    shutil.copytree(made, apart / "results")
+    return apart / "results" / "tiny" / TINY.key
+
+
+@pytest.fixture
+def edit(record):
+    """Change the record's JSON: edit(lambda content: ...)."""
+
+    def change(how):
+        file = record / "record.json"
+        content = json.loads(file.read_text())
+        how(content)
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of PNGs, ten training and two test images of each class: pictures(classes="ab", mode="L", side=28)."""
+
+    def draw(classes="ab", mode="L", side=28, name="pictures"):
+        rng, folder = np.random.default_rng(0), tmp_path / name
+        for part, n in (("train", 10), ("test", 2)):
+            for k, label in enumerate(classes):
+                (folder / part / label).mkdir(parents=True)
+                for i in range(n):
+                    pixels = rng.integers(0, 128, (side, side, 3), dtype=np.uint8) + 100 * (k % 2)
+                    image = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+                    image.save(folder / part / label / f"{i}.png")
+        return folder
+
+    return draw
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """real("mnist"): the dataset where it is on this machine; else the test is skipped with the reason."""
+
+    def get(name):
+        monkeypatch.setenv("DDCORE_DATA", str(DATA_ROOT))
+        try:
+            return datasets.load(name, download=False)
+        except datasets.InputError as error:
+            pytest.skip(str(error))
+
+    return get
+
+
+def tree(folder):
+    """Every file and folder below, to see that nothing was written."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

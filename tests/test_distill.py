@@ -1,0 +1,163 @@
+"""Algorithm 1 on the embedded digits: it learns, it is reproducible, it survives being killed."""
+
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import ddcore.distill  # noqa: F401 (the module, whose name the function takes in the package)
+from ddcore.datasets import load
+from ddcore.distill import OuterState, Recipe, distill
+from ddcore.errors import MachineError
+from ddcore.evaluate import evaluate
+from ddcore.networks import LeNet, ModuleStack, generator
+from ddcore.unroll import train
+
+module = sys.modules["ddcore.distill"]
+SMALL = ModuleStack(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 10)))
+QUICK = Recipe(iterations=40, samples=3, batch=32, image_rate=0.1, raw_rate=0.05, first_lr=0.5, checks=4)
+
+
+def law(rng: torch.Generator) -> torch.Tensor:
+    return SMALL.init("xavier", rng)
+
+
+def quick(recipe=QUICK, p=law, network=SMALL, **kwargs):
+    return distill(network, load("digits"), p, recipe=recipe, progress=False, **{"epochs": 1, **kwargs})
+
+
+def test_a_fixed_init_learns_to_read_digits():
+    network, data = LeNet(), load("digits")
+    theta = network.init("xavier", generator(0, "init"))
+    recipe = Recipe(iterations=40, samples=1, batch=32, image_rate=0.1, raw_rate=0.05, first_lr=0.2, checks=4)
+    distilled, how = quick(recipe, lambda rng: theta, network, epochs=3, held_out=theta[None])
+    before = evaluate(network, theta[None], *data.test).item()
+    after = evaluate(network, train(network, distilled, theta[None]), *data.test).item()
+    assert after > before + 0.3
+    assert [h["step"] for h in how["history"]] == [10, 20, 30, 40]
+
+
+def test_random_inits_learn_and_the_same_seed_gives_the_same_images():
+    first, how = quick()
+    again, _ = quick()
+    other, _ = quick(seed=1)
+    assert how["history"][-1]["accuracy"] > 0.4
+    assert torch.equal(first.images, again.images) and torch.equal(first.lrs, again.lrs)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_images_returned_are_the_best_ones_on_the_validation_split():
+    held_out = torch.stack([law(generator("held out", j)) for j in range(4)])
+    distilled, how = quick(held_out=held_out)
+    accuracy = evaluate(SMALL, train(SMALL, distilled, held_out), *load("digits").validation).mean().item()
+    assert accuracy == max(h["accuracy"] for h in how["history"])
+
+
+def test_images_rates_and_soft_labels_are_all_learned():
+    distilled, _ = quick(soft_labels=True, steps=2, epochs=2)
+    assert distilled.images.shape == (2, 10, 1, 28, 28) and distilled.lrs.shape == (2, 2)
+    assert distilled.lrs.unique().numel() == 4 and (distilled.lrs > 0).all()
+    assert not torch.equal(distilled.soft_labels, torch.eye(10).expand(2, 10, 10))
+
+
+def test_clipping_bounds_the_step_and_keeps_the_direction():
+    start = module._start(load("digits"), 1, 1, 1, False, QUICK, 0)
+    gradient = [100 * torch.randn_like(start.images), torch.ones_like(start.lrs)]
+    seen = []
+    for clip in (0.1, 0.0):
+        state = OuterState(start, replace(QUICK, clip=clip))
+        state.step(gradient)
+        seen.append(state.learned[0].grad)
+    assert seen[0].norm().item() == pytest.approx(0.1)
+    torch.testing.assert_close(seen[0] / seen[0].norm(), seen[1] / seen[1].norm())
+
+
+def test_the_schedules():
+    ours, papers = Recipe(iterations=1000), Recipe.faithful(iterations=1000)
+    assert ours.schedule(0) == 0.05 and ours.schedule(500) == 0.5 and ours.schedule(999) == pytest.approx(0.001)
+    assert papers.schedule(0) == papers.schedule(99) == 1 and papers.schedule(100) == 0.5
+    assert papers.schedule(999) == 0.5**9
+    assert (papers.samples, papers.batch, papers.noise, papers.clip) == (1, 1024, 1.0, 0.0)
+
+
+def test_a_loss_that_is_not_finite_goes_back_with_half_the_step_and_gives_up_in_the_end():
+    calls = []
+
+    def broken(logits, labels):
+        calls.append(1)
+        return logits.sum((1, 2)) * (math.nan if len(calls) > 25 else 1e-3)
+
+    distilled, how = quick(objective=broken)
+    assert how["returns"] == module.RETURNS + 1 and torch.isfinite(distilled.images).all()
+    assert how["best_step"] in (10, 20)
+    with pytest.raises(MachineError, match="diverged at outer step 0"):
+        quick(objective=lambda logits, labels: logits.sum((1, 2)) * math.nan)
+
+
+def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch):
+    whole, how = quick()
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
+
+    class Cut(Exception):
+        pass
+
+    def cut(logits, labels, calls=[]):  # noqa: B006
+        calls.append(1)
+        if len(calls) == 23:
+            raise Cut
+        return module.cross_entropy(logits, labels)
+
+    with pytest.raises(Cut):
+        quick(objective=cut, checkpoint=tmp_path / "c.safetensors", identity="a")
+    resumed, again = quick(checkpoint=tmp_path / "c.safetensors", identity="a")
+    assert torch.equal(whole.images, resumed.images) and torch.equal(whole.lrs, resumed.lrs)
+    assert [h["loss"] for h in how["history"]] == [h["loss"] for h in again["history"]]
+    assert again["before"] > 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another configuration", "not one at all"])
+def test_a_checkpoint_that_cannot_be_used_is_named_and_set_aside(tmp_path, monkeypatch, capsys, damage):
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
+    path = tmp_path / "c.safetensors"
+    quick(replace(QUICK, iterations=3, checks=0), checkpoint=path, identity="a")
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "not one at all":
+        path.write_bytes(b"no")
+    fresh, how = quick(checkpoint=path, identity="b" if damage == "another configuration" else "a")
+    assert "set aside" in capsys.readouterr().err and (tmp_path / "c.damaged").exists()
+    assert torch.equal(fresh.images, quick()[0].images)
+
+
+SCRIPT = """
+import sys, pathlib, torch
+from tests.test_distill import quick, module
+module.CHECKPOINT_SECONDS = 0
+path = pathlib.Path(sys.argv[1])
+distilled, _ = quick(checkpoint=path / "c.safetensors", identity="a")
+torch.save(distilled.images, path / "images.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
+    """kill -9 at several moments, then the same command."""
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    for _ in range(3):
+        process = subprocess.Popen(command)
+        before = (tmp_path / "c.safetensors").stat().st_mtime if (tmp_path / "c.safetensors").exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if (tmp_path / "c.safetensors").exists() and (tmp_path / "c.safetensors").stat().st_mtime > before:
+                time.sleep(0.05)
+                process.kill()
+                break
+            time.sleep(0.005)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert torch.equal(torch.load(tmp_path / "images.pt"), quick()[0].images)
