@@ -259,7 +259,7 @@ class Page(HTMLParser):
         given = dict(attributes)
         source = given.get("src") or (given.get("href") if tag == "link" else None) or ""
         alt = (given.get("alt") or "").strip()
-        if tag == "img" and (not alt or alt == source or alt.endswith((".png", ".svg", ".jpg", ".jpeg"))):
+        if tag == "img" and (not alt or alt.endswith((".png", ".svg", ".jpg", ".jpeg"))):
             self.complaints.append(f"a picture has no alternative text: {source[:80]}")
         loads = tag in ("script", "img", "iframe") or given.get("rel") in ("stylesheet", "preload", "icon")
         if loads and source.startswith(("http:", "https:", "//")):

@@ -5,7 +5,6 @@ dataset carries along. The validation split is cut off the training images deter
 every choice is made on it, and the test images are used once.
 """
 
-import contextlib
 import hashlib
 import math
 import os
@@ -164,9 +163,8 @@ def _fetch(name: str, download: bool) -> None:
         print(f"downloading {name} to {root}", file=sys.stderr)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with contextlib.redirect_stdout(sys.stderr):
-                for split in _splits(name):
-                    getattr(torchvision_datasets(), kind)(root, **split, download=True)
+            for split in _splits(name):
+                getattr(torchvision_datasets(), kind)(root, **split, download=True)
             return
         except Exception as error:  # torchvision lets the errors of urllib, bz2, pickle and the disk through
             reason = _last_line(error)

@@ -199,7 +199,7 @@ def test_a_wrong_idx_file_is_named_and_not_half_used(apart, wrong):
         idx(labels, 20, fill=10)
     else:
         shutil.copy(labels, images)
-    refused("mnist", images, labels, "damaged", download=False)
+    refused("mnist", f"{images} or {labels} is damaged", download=False)
 
 
 @pytest.mark.data
@@ -283,7 +283,8 @@ def damage(folder, how):
 @pytest.mark.parametrize("how", ["truncated", "empty", "text", "larger", "colour", "16 bits"])
 def test_a_bad_image_is_named(pictures, how):
     folder = pictures()
-    refused(f"folder:{folder}", damage(folder, how))
+    said = {"larger": "32x32 pixels", "colour": "3 channels", "16 bits": "mode I;16"}.get(how, "not a whole image")
+    refused(f"folder:{folder}", damage(folder, how), said)
 
 
 def test_a_bad_folder_is_named(pictures):

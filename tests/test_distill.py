@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_goes_back_with_half_the_step_and_gives_up_in_
     distilled, how = quick(objective=broken)
     assert how["returns"] == module.RETURNS + 1 and torch.isfinite(distilled.images).all()
     assert how["best_step"] in (10, 20)
-    with pytest.raises(MachineError, match="diverged at outer step 0"):
+    with pytest.raises(MachineError, match="diverged at outer step"):
         quick(objective=lambda logits, labels: logits.sum((1, 2)) * math.nan)
 
 

@@ -81,7 +81,8 @@ def test_parameters_reads_the_declarations(folder):
     "line",
     [
         "steps = 2", "steps: int", "steps: int = '2'", "steps: list = []", "steps: int = 1 + n", "print(1)",
-        "steps: int = 0  # 1 to 9: steps", "flag: bool = 1", "name: Literal['a'] = 'b'", "x: int = 1; y: int = 2",
+        "steps: int = 0  # 1 to 9: steps", "flag: bool = 1", "rate: float = 1",
+        "name: Literal['a'] = 'b'", "x: int = 1; y: int = 2",
     ],
 )  # fmt: skip
 def test_a_line_that_declares_nothing_is_refused(folder, line):
@@ -130,7 +131,7 @@ def test_run_writes_an_executed_copy_with_the_values(folder):
     assert out == Path("a-notebook.executed.ipynb") and os.listdir() == [out.name]
     assert printed(out) == "10 0.001 True digits it\"s\n"
     assert source.read_bytes() == before and os.listdir(folder) == [source.name]
-    assert str(folder) not in out.read_text()
+    assert str(folder) not in out.read_text() and "input_path" not in out.read_text()
 
 
 def test_the_kernel_is_this_python_whatever_is_registered(folder, tmp_path, monkeypatch):

@@ -289,4 +289,4 @@ def test_verify_takes_the_first_networks(apart):
     for nets in (1, 2, 3, 99):
         agrees, line = run.verify(found, nets)
         first = values[: min(nets, 3)]
-        assert agrees and f"record {100 * sum(first) / len(first):.2f} %" in line and f"{len(first)} network" in line
+        assert agrees and f"record {100 * sum(first) / len(first):.2f} %" in line and f"n = {len(first)}" in line

@@ -54,6 +54,7 @@ def run(
     record = runner.run(
         experiment, scale, pairs(parameters), device=device, compile=compile, force=force, checkpoints=checkpoints
     )
+    runner.end_processes()
     if record is not None:  # under torchrun only the first process has one
         accuracy = record.metrics["test_accuracy"]
         spread = "" if accuracy["std"] is None else f" +- {100 * accuracy['std']:.2f}"
@@ -118,6 +119,36 @@ def data(wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")
         splits = "/".join(f"{len(part[1]):,}" for part in (found.train, found.validation, found.test))
         channels, side = found.shape
         print(f"{name:14} {splits} images of {channels}x{side}x{side}, sha256 {found.sha256[:12]}")
+
+
+@app.command()
+def reproduce(
+    plan: Annotated[bool, typer.Option("--plan", help="only print what is missing, with estimated core-seconds")] = False,
+    budget: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="stop cleanly after this time")] = None,
+    shard: Annotated[str, typer.Option(metavar="K/N", help="every N-th experiment, from the K-th")] = "1/1",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Run every experiment that has no record at the paper's scale, most valuable first."""
+    from ddcore.companion import reproduce as task
+
+    k, slash, n = shard.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise InputError(f"--shard {shard}: K/N with 1 <= K <= N is allowed")
+    part = int(k), int(n)
+    if plan:
+        print(task.plan(part))
+    elif not task.reproduce(budget, part, device):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report() -> None:
+    """Every claim of the paper beside ours, with its verdict, and the counts."""
+    from ddcore.companion import claims
+
+    table = claims.table(claims.Judge())
+    with claims.pd.option_context("display.width", 200, "display.max_rows", None, "display.max_colwidth", 60):
+        print(table.to_string(index=False), claims.counts(table).to_string(), sep="\n\n")
 
 
 def pairs(parameters: list[str]) -> dict[str, str]:

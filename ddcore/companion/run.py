@@ -168,6 +168,11 @@ def start_processes(device: str) -> None:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
 
 
+def end_processes() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

@@ -1,0 +1,97 @@
+"""Run what has no record yet at the paper's scale, most valuable first. Idempotent; can be stopped and split."""
+
+import signal
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+from ddcore.companion import records
+from ddcore.companion.experiments import EXPERIMENTS, Config
+from ddcore.companion.run import run
+from ddcore.datasets import is_available
+from ddcore.errors import InputError, MachineError
+
+INNER = {"lenet": 0.004, "alexcifarnet": 0.18}  # core-seconds of one gradient step there and back, one network
+REAL = {"lenet": 0.00006, "alexcifarnet": 0.001}  # of one real image
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An experiment without a record, with the copy of its data that is here (None: no copy is)."""
+
+    name: str
+    config: Config
+    dataset: str | None
+    seconds: float
+
+
+def cost(config: Config) -> float:
+    """Core-seconds of a run, roughly, before earlier records correct it."""
+    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]
+    return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
+
+
+def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
+    """What is to be done, in order; `shard` (k, n) takes every n-th experiment, from the k-th."""
+    mine = list(EXPERIMENTS)[shard[0] - 1 :: shard[1]]
+    found, here = [], {}
+    ratios = [record.environment["seconds"] / cost(Config(**record.config)) for record in records.everywhere()]
+    ratio = statistics.median(ratios) if ratios else 1.0
+    for name in mine:
+        config = EXPERIMENTS[name]
+        if records.find(name) is not None:
+            continue
+        if config.dataset not in here:
+            copies = filter(None, (config.dataset, records.COPIES.get(config.dataset)))
+            here[config.dataset] = next((copy for copy in copies if is_available(copy)), None)
+        found.append(Missing(name, config, here[config.dataset], ratio * cost(config)))
+    return found
+
+
+def plan(shard: tuple[int, int] = (1, 1)) -> str:
+    """A line for each missing experiment and their sum."""
+    todo = missing(shard)
+    lines = [f"{m.name:26} {m.dataset or m.config.dataset + ' is not here':20} {m.seconds:10,.0f} s" for m in todo]
+    total = sum(m.seconds for m in todo if m.dataset) / 3600
+    return "\n".join([*lines, f"{len(todo)} of {len(EXPERIMENTS)} experiments missing, about {total:.1f} core-hours"])
+
+
+class OutOfTime(BaseException):
+    """Raised by the alarm that ends the budget; not an Exception, so that nothing takes it for a failure."""
+
+
+def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), device: str = "cpu") -> bool:
+    """Run them one after the other; False where one failed. After `budget` seconds the running one is left at its
+    last checkpoint, which is at most ten seconds old, and the finished ones are kept."""
+
+    def ring(*_: object) -> None:
+        raise OutOfTime
+
+    if budget is not None:
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, budget)
+    failed, todo = False, missing(shard)
+    try:
+        for m in todo:
+            if m.dataset is None:
+                print(f"{m.name}: not run, {m.config.dataset} is not here")
+                continue
+            began = time.monotonic()
+            try:
+                record = run(
+                    m.name, overrides={"dataset": m.dataset} if m.dataset != m.config.dataset else None, device=device
+                )
+            except (InputError, MachineError) as error:
+                failed = True
+                print(f"{m.name}: failed, {error}", flush=True)
+                continue
+            accuracy = 100 * record.metrics["test_accuracy"]["mean"]
+            print(f"{m.name}: {accuracy:.2f} % in {time.monotonic() - began:,.0f} s, {record.folder}", flush=True)
+    except OutOfTime:
+        print("the budget is spent; the same command goes on from here", file=sys.stderr)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    left = [m.name for m in missing(shard)]
+    print(f"{len(todo) - len(left)} done, {len(left)} still missing" + (f": {', '.join(left)}" if left else ""))
+    return not failed
