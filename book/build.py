@@ -21,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 
-from ddcore.companion import notebooks
+from ddcore.companion import claims, notebooks
 from ddcore.datasets import cache_folder, data_root
 from ddcore.errors import InputError, MachineError
 
@@ -131,12 +131,21 @@ def stage(names: list[str]) -> None:
     """Lay the executed notebooks and the run table where Sphinx reads them."""
     STAGED.mkdir(exist_ok=True)
     wanted = {f"{name}.ipynb": (BUILD / "executed" / f"{name}.ipynb").read_text("utf-8") for name in names}
-    wanted["runs.txt"] = run_table({name: nbformat.reads(text, 4) for name, text in wanted.items()})
+    wanted["claims.txt"] = claims_table()
+    wanted["runs.txt"] = run_table({name: nbformat.reads(wanted[f"{name}.ipynb"], 4) for name in names})
     for path in STAGED.iterdir():
         if path.name not in wanted:
             path.unlink()
     for name, text in wanted.items():
         (STAGED / name).write_text(text, encoding="utf-8")
+
+
+def claims_table() -> str:
+    """How many claims have each verdict, and the claims that have one, as Markdown tables."""
+    table = claims.table(claims.Judge())
+    counts = claims.counts(table).reset_index()
+    decided = table[table.verdict != "not run"]
+    return f"{claims.markdown(counts)}\n\n{claims.markdown(decided)}\n"
 
 
 def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:

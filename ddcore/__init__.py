@@ -18,8 +18,8 @@ from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train
 
 __all__ = [
     "AlexCifarNet", "DistilledData", "InputError", "LeNet", "MachineError", "Network", "Recipe", "as_network",
-    "cross_entropy", "distill", "evaluate", "forward_step", "generator", "load_distilled", "meta_gradient", "network_of",
-    "train_on",
+    "cross_entropy", "distill", "evaluate", "forward_step", "generator", "load_distilled", "meta_gradient",
+    "network_of", "train_on",
 ]  # fmt: skip
 
 

@@ -122,8 +122,8 @@ def meta_gradient(
     """Losses [N] of the networks trained on `distilled`, and the gradient of their mean (eq. 3 and 4).
 
     weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}. batch: real images [B, C, H, W] and labels [B],
-    shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and, where
-    `distilled` has them, `soft_labels` hold the derivatives.
+    shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and,
+    where `distilled` has them, `soft_labels` hold the derivatives.
     """
     network = as_network(network)
     theta = network.flatten(weights)

@@ -151,8 +151,8 @@ def test_stacking_changes_nothing_but_the_order_of_a_sum():
 def test_one_step_on_a_linear_model_has_the_closed_form():
     """eq. 2 and 3 for a linear map without bias, one class too few to hide behind softmax: p = softmax(W x).
 
-    With one image, one step from W_0 = 0 and a one-hot target y: W_1 = lr (y - 1/K) x^T, so the logits of a real image z
-    are lr (y - 1/K) <x, z>, and dL/dlr = <x, z> (p - t) . (y - 1/K), dL/dx = lr ((p - t) . (y - 1/K)) z.
+    With one image, one step from W_0 = 0 and a one-hot target y: W_1 = lr (y - 1/K) x^T, so the logits of a real image
+    z are lr (y - 1/K) <x, z>, and dL/dlr = <x, z> (p - t) . (y - 1/K), dL/dx = lr ((p - t) . (y - 1/K)) z.
     """
     k, x, z, lr = 3, torch.randn(1, 2, 2, dtype=torch.float64), torch.randn(1, 2, 2, dtype=torch.float64), 0.7
     stack = ModuleStack(nn.Sequential(nn.Flatten(), nn.Linear(4, k, bias=False)))
@@ -182,11 +182,12 @@ def test_the_public_function_takes_modules_and_weight_dicts():
 
 def float32(case: Case, device: str = "cpu"):
     distilled, theta, (real, labels) = build(case)
-    return distilled.to(torch.float32).to(device), theta.float().to(device), (real.float().to(device), labels.to(device))
+    batch = real.float().to(device), labels.to(device)
+    return distilled.to(torch.float32).to(device), theta.float().to(device), batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [CASES[5], CASES[6]], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [CASES[3]], ids=lambda c: c.name)
 def test_compiled_steps_agree_with_eager_ones(case):
     steps = compiled_steps()
     if steps is EAGER:

@@ -123,7 +123,7 @@ def data(wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")
 
 @app.command()
 def reproduce(
-    plan: Annotated[bool, typer.Option("--plan", help="only print what is missing, with estimated core-seconds")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="only print what is missing, with its cost")] = False,
     budget: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="stop cleanly after this time")] = None,
     shard: Annotated[str, typer.Option(metavar="K/N", help="every N-th experiment, from the K-th")] = "1/1",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",

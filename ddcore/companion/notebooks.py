@@ -182,7 +182,7 @@ def execute(path: Path, typed: dict[str, object], *, limit: float) -> nbformat.N
             parameters=typed,
             kernel_name="python3",
             language="python",
-            progress_bar={"desc": path.stem},
+            progress_bar={"desc": path.stem, "miniters": 1},
             execution_timeout=math.ceil(limit),
             kernel_manager_class=ThisPython,
             resources={"metadata": {"path": str(path.parent)}},
