@@ -107,39 +107,33 @@ def distill(
     before = state.load(checkpoint, identity, rank) if checkpoint else 0.0
     started = time.monotonic() - before
     saved = -math.inf
-    every = recipe.iterations // recipe.checks if recipe.checks else 0
-    bar = tqdm(
-        total=recipe.iterations, initial=state.k, desc="outer steps", disable=not progress or rank > 0, file=sys.stderr
-    )
-
-    while state.k < recipe.iterations:
-        k = state.k
-        loss, gradient = _mean_meta_gradient(
-            network, data, p, state.distilled(), recipe, objective, seed, k, step_functions
-        )
-        state.step(gradient)
-        diverged = not math.isfinite(loss)
-        if every and not diverged and (state.k % max(every, 1) == 0 or state.k == recipe.iterations):
-            candidate = state.distilled()
-            accuracy = _from_first_process(
-                evaluate(network, train(network, candidate, held_out), *data.validation).mean()
+    every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
+    quiet = not progress or rank > 0
+    with tqdm(total=recipe.iterations, initial=state.k, desc="outer steps", disable=quiet, file=sys.stderr) as bar:
+        while state.k < recipe.iterations:
+            loss, gradient = _mean_meta_gradient(
+                network, data, p, state.distilled(), recipe, objective, seed, state.k, step_functions
             )
-            state.history.append(
-                {"step": state.k, "loss": loss, "accuracy": accuracy, "seconds": time.monotonic() - started}
-            )
-            bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
-            if accuracy > state.best_accuracy:
-                state.remember(accuracy)
-        if diverged and not state.go_back():
-            if state.best_step == 0:
-                rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
-                raise MachineError(f"distillation diverged at outer step {k} however small the step; rates {rates}")
-            break
-        bar.update()
-        if checkpoint and rank == 0 and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            state.save(checkpoint, identity, time.monotonic() - started)
-            saved = time.monotonic()
-    bar.close()
+            state.step(gradient)
+            diverged = not math.isfinite(loss)
+            if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
+                accuracy = evaluate(network, train(network, state.distilled(), held_out), *data.validation).mean()
+                accuracy = _from_first_process(accuracy)
+                look = {"step": state.k, "loss": loss, "accuracy": accuracy, "seconds": time.monotonic() - started}
+                state.history.append(look)
+                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
+                if accuracy > state.best_accuracy:
+                    state.remember(accuracy)
+            if diverged and not state.go_back():
+                if state.best_step == 0:
+                    rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
+                    where = f"at outer step {state.k} however small the step; rates {rates}"
+                    raise MachineError(f"distillation diverged {where}")
+                break
+            bar.update()
+            if checkpoint and rank == 0 and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                state.save(checkpoint, identity, time.monotonic() - started)
+                saved = time.monotonic()
     if recipe.checks:
         state.restore()
     how = {

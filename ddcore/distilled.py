@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddcore.errors import InputError
+from ddcore.errors import InputError, MachineError
 
 FORMAT = 1
 
@@ -41,10 +41,11 @@ class DistilledData:
         return [(e, s) for e in range(epochs) for s in range(steps)]
 
     def targets(self) -> Tensor:
-        """What the inner loss asks for, [S, n, K]: the soft labels, or the labels one hot."""
+        """What the inner loss asks for, [S, n, K]: the soft labels, or the labels one hot (of as many classes as `meta`
+        names, else as the labels show)."""
         if self.soft_labels is not None:
             return self.soft_labels
-        return F.one_hot(self.labels, len(self.meta["classes"])).to(self.images.dtype)
+        return F.one_hot(self.labels, len(self.meta.get("classes", ())) or -1).to(self.images.dtype)
 
     def to(self, *args) -> "DistilledData":
         """As `Tensor.to`, for the floating-point tensors (the labels follow a device only)."""
@@ -59,8 +60,13 @@ class DistilledData:
         tensors |= {f"init.{k}": v for k, v in (self.init or {}).items()}
         part = Path(f"{path}.part")
         header = {"ddcore": json.dumps({"format": FORMAT, **self.meta}, sort_keys=True)}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, header)
-        part.replace(path)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, header)
+            part.replace(path)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise MachineError(f"cannot write {path}: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> "DistilledData":

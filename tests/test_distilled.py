@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import ddcore
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
+from ddcore.errors import InputError, MachineError
 from ddcore.networks import LeNet
 
 S, n, K, E = 2, 3, 3, 2
@@ -76,6 +76,17 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         example(soft=True).save(file)
     assert file.read_bytes() == old
+
+
+def test_a_full_disk_is_the_machine_s_error(tmp_path, monkeypatch):
+    def full(tensors, path, header):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("ddcore.distilled.save_file", full)
+    with pytest.raises(MachineError, match="No space left"):
+        example().save(tmp_path / "d.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def damaged(path, how):

@@ -116,9 +116,9 @@ def test_steps_compose_to_an_affine_map():
 
 
 def test_the_expected_excess_is_the_mean_over_inits():
-    problem, rows, targets = LeastSquares.of(*data()), randn(1, 2, 6), randn(1, 2, seed=1)
-    exact = expected_excess(problem, inits(), *affine(rows, targets, RATE)).item()
-    theta = inits().draw(200_000, torch.Generator().manual_seed(0))
+    problem, law, rows, targets = LeastSquares.of(*data()), inits(std=0.5), randn(1, 2, 6), randn(1, 2, seed=1)
+    exact = expected_excess(problem, law, *affine(rows, targets, RATE)).item()
+    theta = law.draw(200_000, torch.Generator().manual_seed(0))
     sampled = problem.excess(step(theta, rows[0], targets[0], RATE))
     assert exact == pytest.approx(sampled.mean().item(), abs=4 * sampled.std().item() / 200_000**0.5)
 
@@ -188,6 +188,14 @@ def test_the_ends_of_the_best_value():
         assert best(problem, far, M)[0] == pytest.approx(1e8 * tail, rel=1e-6)
         assert best(problem, inits(std=0.0), M)[0] == pytest.approx(0, abs=1e-12)
     assert best(problem, far, 6)[0] == lower_bound(problem, far, 6) == 0
+
+
+def test_the_way_to_the_optimum_along_the_last_eigenvector_is_left_alone_by_wide_inits():
+    problem = LeastSquares.of(*data())
+    law = Inits(problem.optimum - problem.basis[:, -1], 3.0)
+    for M in range(1, 6):  # reachable: the M leading eigenvectors, which miss all of the way
+        exact = 9 / 2 * problem.values[M:].sum().item() + problem.values[-1].item() / 2
+        assert best(problem, law, M)[0] == pytest.approx(exact, rel=1e-9)
 
 
 def test_one_pair_is_enough_for_a_fixed_init():

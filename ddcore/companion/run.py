@@ -1,5 +1,6 @@
 """One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
 
+import math
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from torch import Tensor
 
 from ddcore.companion import records
@@ -111,7 +113,10 @@ def measure(
     p, total = init_law(config, network), nets or config.nets
     after, before = [], []
     for first in range(0, total, STACK):
-        theta = networks(config, p, min(STACK, total - first), first=first).to(data.test[0].device)
+        theta = networks(config, p, min(STACK, total - first), first=first)
+        if distilled.init is not None:  # the stored weights are the truth, not what this PyTorch draws from the seed
+            theta = network.flatten(distilled.init).cpu()
+        theta = theta.to(data.test[0].device)
         before.append(evaluate(network, theta, *data.test))
         after.append(evaluate(network, train(network, distilled, theta), *data.test))
     found = {"test_accuracy": torch.cat(after), "test_accuracy_before": torch.cat(before)}
@@ -125,21 +130,38 @@ def measure(
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     """Re-derive a record's accuracies from its stored images: whether they agree, and a line that says so.
 
-    Trains the first `nets` of the held-out networks anew (all by default) and compares the mean with that of the values
-    in the record. InputError where the record's dataset is not there.
+    Trains the first `nets` of the held-out networks anew (all by default; of a fixed init the stored weights) and
+    compares with the values in the record. InputError where the record's dataset is not there.
     """
-    config = Config(**record.config)
+    try:
+        config = Config(**record.config)
+    except ValidationError:
+        return False, f"{record.experiment} FAIL (the record's configuration is not one)"
     data = load(config.dataset, download=False)
     network = as_network(config.network, *data.shape, len(data.classes))
     total = min(nets or config.nets, config.nets)
-    ours = measure(config, network, record.distilled, data, total)["test_accuracy"]["mean"]
-    stated = sum(record.metrics["test_accuracy"]["values"][:total]) / total
-    same_data = data.sha256 == record.data["sha256"]
-    agrees = abs(ours - stated) <= TOLERANCE and same_data and record.key == config.key
-    why = "" if same_data else f"; the files of {data.name} are not those of the record"
-    why += "" if record.key == config.key else "; the record's key does not belong to its configuration"
-    said = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}{why}"
-    return agrees, f"{record.experiment} {'PASS' if agrees else 'FAIL'} ({said})"
+    now = measure(config, network, record.distilled, data, total)
+    faults = {
+        f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
+        "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
+    }
+    for name, found in now.items():
+        if isinstance(found["mean"], float):
+            stated = record.metrics[name]
+            faults[f"{name} is another"] = _differ(_mean(stated["values"][:total]), found["mean"])
+            faults[f"{name}'s mean is not that of its values"] = _differ(_mean(stated["values"]), stated["mean"])
+    said = "".join(f"; {fault}" for fault, holds in faults.items() if holds)
+    stated, ours = _mean(record.metrics["test_accuracy"]["values"][:total]), now["test_accuracy"]["mean"]
+    numbers = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}"
+    return not said, f"{record.experiment} {'FAIL' if said else 'PASS'} ({numbers}{said})"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _differ(a: float, b: float) -> bool:
+    return not abs(a - b) <= TOLERANCE  # nan differs
 
 
 class _only_one:
