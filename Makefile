@@ -18,7 +18,7 @@ reproduce: $(STAMP)
 	$(BIN)/ddcore reproduce
 
 bench: $(STAMP)
-	$(BIN)/pytest benchmarks
+	$(BIN)/python benchmarks/bench.py
 
 # Executes the committed notebooks in place and normalises them.
 notebooks: $(STAMP)

@@ -144,7 +144,7 @@ def claims_table() -> str:
     """How many claims have each verdict, and the claims that have one, as Markdown tables."""
     table = claims.table(claims.Judge())
     counts = claims.counts(table).reset_index()
-    decided = table[table.verdict != "not run"]
+    decided = table.loc[table.verdict != "not run", ["place", "paper", "ours", "verdict", "beside"]]
     return f"{claims.markdown(counts)}\n\n{claims.markdown(decided)}\n"
 
 

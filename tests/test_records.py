@@ -76,7 +76,7 @@ def test_faithful_is_the_paper_s_recipe_and_its_record_says_so():
     assert (config.batch, config.samples, config.iterations) == (1024, 1, 23_600)
     assert configure("fig2b", overrides={"faithful": "true"}).recipe == Recipe.faithful(23_600, 0.001)
     other = configure("fig3a", "laptop", {"faithful": "true", "samples": "3"}).recipe
-    assert other.samples == 3 and other.iterations == 300 and other.halving and other.common_batch
+    assert other.samples == 3 and other.iterations == 187 and other.halving and other.common_batch
 
 
 # ---- places

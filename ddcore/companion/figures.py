@@ -23,7 +23,7 @@ def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -
     steps = list(range(len(distilled.images))) if steps is None else steps
     labels, classes = distilled.labels, distilled.meta["classes"]
     figure, axes = plt.subplots(
-        len(steps), len(classes), figsize=(9.5, 1.15 * len(steps) + 0.3), squeeze=False, layout="constrained"
+        len(steps), len(classes), figsize=(8, 0.95 * len(steps) + 0.3), squeeze=False, layout="constrained"
     )
     for row, s in zip(axes, steps, strict=True):
         rates = "\n".join(f"{rate:.4f}" for rate in distilled.lrs[:, s].tolist())

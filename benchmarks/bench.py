@@ -1,0 +1,170 @@
+"""Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json.
+
+Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet,
+one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real
+images). Ways: the textbook loop (each network a plain module, torch.autograd.grad with create_graph, default memory
+layout), both estimators of the package, and back-gradient compiled. The rounds go through all ways in turn, so that a
+noisy machine is noisy for all; the median counts. The floor is the time of the same floating-point operations as large
+matrix products.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddcore.companion.records import environment
+from ddcore.distilled import DistilledData
+from ddcore.networks import AlexCifarNet, LeNet, Network, generator
+from ddcore.unroll import compiled_steps, meta_gradient
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDS = 5
+WORKLOADS = {  # name: network, networks, steps, epochs, real images per network
+    "A": (LeNet(), 4, 10, 3, 1024),
+    "B": (AlexCifarNet(), 1, 10, 3, 1024 if DEVICE == "cuda" else 128),
+    "C": (LeNet(), 1, 1, 3, 256),
+}
+MEMORY_STEPS = (30, 120, 480)  # inner steps of one LeNet
+
+
+def textbook_module(network: Network) -> nn.Module:
+    if isinstance(network, LeNet):
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+        )  # fmt: skip
+    norm = nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), norm,
+        nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), norm, nn.MaxPool2d(3, 2, padding=1),
+        nn.Flatten(), nn.Linear(4096, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(), nn.Linear(192, 10),
+    )  # fmt: skip
+
+
+def build(network: Network, n: int, steps: int, epochs: int, batch: int):
+    rng, c, side = torch.Generator().manual_seed(0), network.channels, network.size
+    labels = torch.arange(10).expand(steps, 10)
+    images = 0.2 * torch.randn(steps, 10, c, side, side, generator=rng)
+    distilled = DistilledData(images, labels, torch.full((epochs, steps), 0.02), meta={"classes": "0123456789"})
+    theta = torch.stack([network.init("xavier", generator(j)) for j in range(n)])
+    lead = (n,) if n > 1 else ()
+    real = torch.randn(*lead, batch, c, side, side, generator=rng)
+    batch = real.to(DEVICE), torch.randint(10, (*lead, batch), generator=rng).to(DEVICE)
+    return distilled.to(DEVICE), theta.to(DEVICE), batch
+
+
+def textbook(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> list[torch.Tensor]:
+    """The gradient of the images, one network after the other."""
+    module, total = textbook_module(network).to(DEVICE), 0
+    names = [name for name, _ in module.named_parameters()]
+    shapes = [p.shape for p in module.parameters()]
+    images, lrs = (t.clone().requires_grad_() for t in (distilled.images, distilled.lrs))
+    for j in range(len(theta)):
+        w = [p.view(s) for p, s in zip(theta[j].split([s.numel() for s in shapes]), shapes, strict=True)]
+        w = [p.clone().requires_grad_() for p in w]
+        for e, s in distilled.order():
+            logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), (images[s],))
+            gradients = torch.autograd.grad(F.cross_entropy(logits, distilled.labels[s]), w, create_graph=True)
+            w = [p - lrs[e, s] * g for p, g in zip(w, gradients, strict=True)]
+        real = (batch[0][j], batch[1][j]) if len(theta) > 1 else batch
+        logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), (real[0],))
+        total = total + torch.autograd.grad(F.cross_entropy(logits, real[1]), images)[0] / len(theta)
+    return total
+
+
+def ways(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> dict[str, Callable]:
+    steps = compiled_steps()
+    return {
+        "textbook loop": lambda: textbook(network, distilled, theta, batch),
+        "autograd": lambda: meta_gradient(network, distilled, theta, batch, estimator="autograd")[1].images,
+        "back-gradient": lambda: meta_gradient(network, distilled, theta, batch)[1].images,
+        "back-gradient, compiled": lambda: meta_gradient(network, distilled, theta, batch, steps=steps)[1].images,
+    }
+
+
+def seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    call()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def peak_of_matrix_products() -> float:
+    """Floating-point operations per second of a large matrix product."""
+    a = torch.randn(2048, 2048, device=DEVICE)
+    return 2 * 2048**3 / statistics.median(seconds(lambda: a @ a) for _ in range(7))
+
+
+def speed() -> dict:
+    found, peak = {}, peak_of_matrix_products()
+    for name, (network, *sizes) in WORKLOADS.items():
+        calls = ways(network, *build(network, *sizes))
+        exact = calls["textbook loop"]()
+        errors = {way: ((call() - exact).norm() / exact.norm()).item() for way, call in calls.items()}
+        rounds = [{way: seconds(call) for way, call in calls.items()} for _ in range(ROUNDS)]
+        times = {way: statistics.median(r[way] for r in rounds) for way in calls}
+        with FlopCounterMode(display=False) as counter:
+            calls["autograd"]()
+        floor = counter.get_total_flops() / peak
+        found[name] = {"seconds": times, "relative_error": errors, "floor_seconds": floor}
+        print(f"\nWorkload {name}: {network.name}, {sizes} (networks, steps, epochs, real images)")
+        for way, t in times.items():
+            ratio = times["textbook loop"] / t
+            print(f"  {way:24} {1000 * t:9.1f} ms  {ratio:5.2f} x  relative difference {errors[way]:.0e}")
+        print(f"  {'floor':24} {1000 * floor:9.1f} ms")
+    return found
+
+
+def memory() -> dict:
+    """Peak memory above that of the process at rest, each measured in a process of its own."""
+    found = {}
+    for estimator in ("autograd", "back-gradient"):
+        for steps in MEMORY_STEPS:
+            command = [sys.executable, __file__, estimator, str(steps)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[f"{estimator} {steps}"] = float(done.stdout)
+    print("\nPeak memory of one LeNet [MB]; one weight vector is 0.25 MB")
+    print("  steps         " + "".join(f"{s:8}" for s in MEMORY_STEPS))
+    for estimator in ("autograd", "back-gradient"):
+        print(f"  {estimator:14}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS))
+    return found
+
+
+def one_memory(estimator: str, steps: int) -> float:
+    def peak() -> float:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return torch.cuda.max_memory_allocated() / 1e6 if DEVICE == "cuda" else kilobytes / 1e3
+
+    network = LeNet()
+    meta_gradient(network, *build(network, 1, 1, 1, 64), estimator=estimator)
+    rest = peak()
+    meta_gradient(network, *build(network, 1, steps // 3, 3, 64), estimator=estimator)
+    return peak() - rest
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        print(one_memory(sys.argv[1], int(sys.argv[2])))
+        return
+    machine = environment(DEVICE, compiled_steps() is not None, 1)
+    print(f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}")
+    content = {"machine": machine, "system": platform.platform(), "speed": speed(), "memory_mb": memory()}
+    path = Path(__file__).with_name("bench.json")
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    print(f"\nwritten {path.name}")
+
+
+if __name__ == "__main__":
+    main()
