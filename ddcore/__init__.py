@@ -44,6 +44,8 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
 def network_of(distilled: DistilledData) -> Network:
     """The architecture that the data was distilled for."""
     images, meta = distilled.images, distilled.meta
+    if "architecture" not in meta:
+        raise InputError("the distilled data does not say which architecture it was distilled for")
     return as_network(meta["architecture"], images.shape[2], images.shape[3], len(meta["classes"]))
 
 
@@ -53,14 +55,17 @@ def train_on(
     """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}.
 
     weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init, else `nets`
-    networks drawn by `generator` from the init law that the data was distilled for.
+    networks drawn by `generator` (PyTorch's own without one) from the init law that the data was distilled for.
     """
     network = network_of(distilled)
     if weights is not None:
         theta = network.flatten(weights)
     elif distilled.init is not None:
         theta = network.flatten(distilled.init)
+    elif "init_law" in distilled.meta:
+        theta = torch.stack([network.init(distilled.meta["init_law"], generator) for _ in range(nets)])
     else:
-        rng = generator or torch.Generator().manual_seed(torch.seed())
-        theta = torch.stack([network.init(distilled.meta["init_law"], rng) for _ in range(nets)])
-    return network.unflatten(train(network, distilled, theta))
+        raise InputError(
+            "the distilled data names no init law and holds no initial weights; give weights to start from"
+        )
+    return network.unflatten(train(network, distilled, theta.to(distilled.images.device)))

@@ -40,18 +40,20 @@ RETURNS = 5  # how often a loss that is not finite is answered by going back to 
 class Recipe:
     """How the outer loop runs. The defaults differ from the settings of the paper's code, `Recipe.faithful()`, in this:
 
-    - images start as normal noise of standard deviation `noise` instead of 1;
+    - images start as normal noise of standard deviation `noise` instead of 1, rates at `first_lr` instead of 0.02 (on
+      CIFAR-10: 0.001);
     - every network has a real batch of its own, of `batch` images drawn independently, instead of one common batch of
       1,024 images;
     - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same
       factor);
-    - Adam's step warms up over 20 outer steps and then falls to zero along a line, instead of being halved every tenth
-      of the run, and the raw rates have a step size of their own;
-    - the images that were best on the validation split are returned, instead of the last ones;
+    - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they warm up over 20 outer
+      steps and then fall to zero along a line, instead of being halved every tenth of the run;
+    - the images that were best on the validation split are returned, instead of the last ones; a loss that is not
+      finite is answered by going back to them with half the step size;
     - several networks per outer step for random inits, and far fewer outer steps (the paper: about 23,600 on MNIST).
 
     In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training
-    images are held out for validation.
+    images (of a small set a tenth) are held out for validation.
     """
 
     iterations: int = 500  # outer steps
@@ -95,15 +97,18 @@ def distill(
     networks are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there;
     identity names the configuration it belongs to.
 
-    Returns the distilled data and how it went: {"history": [{step, loss, accuracy, seconds}], "best_step", "returns",
-    "before" (seconds spent before this process resumed)}.
-    Raises MachineError when the loss stays infinite however small the step.
+    Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
+    outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
+    accuracy, seconds}]; "before", the seconds spent before this process resumed. Raises MachineError when the loss
+    stays infinite however small the step (without checks: at once).
     """
     network = as_network(network)
     device, (rank, _) = data.train[0].device, _process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
-    state = OuterState(_start(data, steps, epochs, per_class, soft_labels, recipe, seed), recipe)
+    start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
+    start.meta.update(architecture=network.name, steps=steps, epochs=epochs, objective=objective.__name__)
+    state = OuterState(start, recipe)
     before = state.load(checkpoint, identity, rank) if checkpoint else 0.0
     started = time.monotonic() - before
     saved = -math.inf
@@ -117,14 +122,15 @@ def distill(
             state.step(gradient)
             diverged = not math.isfinite(loss)
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
-                accuracy = evaluate(network, train(network, state.distilled(), held_out), *data.validation).mean()
-                accuracy = _from_first_process(accuracy)
+                theta = train(network, state.distilled(), held_out)
+                right = evaluate(network, theta, *data.validation)
+                accuracy = _from_first_process(torch.where(theta.isfinite().all(1), right, 0.0).mean())
                 look = {"step": state.k, "loss": loss, "accuracy": accuracy, "seconds": time.monotonic() - started}
                 state.history.append(look)
                 bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
                 if accuracy > state.best_accuracy:
                     state.remember(accuracy)
-            if diverged and not state.go_back():
+            if diverged and not (every and state.go_back()):
                 if state.best_step == 0:
                     rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
                     where = f"at outer step {state.k} however small the step; rates {rates}"
@@ -136,13 +142,8 @@ def distill(
                 saved = time.monotonic()
     if recipe.checks:
         state.restore()
-    how = {
-        "history": state.history,
-        "best_step": state.best_step or state.k,
-        "returns": state.returns,
-        "before": before,
-    }
-    return state.distilled(), how
+    how = {"best_step": state.best_step or state.k, "ended": state.k, "returns": state.returns}
+    return state.distilled(), {**how, "history": state.history, "before": before}
 
 
 def _start(

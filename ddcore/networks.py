@@ -80,7 +80,7 @@ class Network:
             raise InputError(f"the weights do not belong to {self.name}: {odd[0]} is missing or unknown")
         return torch.cat([weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()], dim=1)
 
-    def init(self, law: str, rng: torch.Generator) -> Tensor:
+    def init(self, law: str, rng: torch.Generator | None = None) -> Tensor:
         """theta_0 [P] of one network: weights normal with the law's standard deviation, biases 0."""
         if law not in INIT_LAWS:
             raise InputError(f"unknown init law {law!r}: one of {', '.join(INIT_LAWS)}")

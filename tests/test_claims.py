@@ -385,3 +385,9 @@ def test_metrics_by_class():
     assert found.row(LEDGER["fig6a.7.after"])["ours"] == "70.00 ± 1.00"
     assert found.row(LEDGER["fig6a.7.after.std"])["ours"] == "1.00"
     assert found.verdict(LEDGER["fig6a.7.after"]) == "no value"
+
+
+def test_the_readme_shows_the_headlines_that_have_a_record():
+    shown = claims.headlines(claims.Judge())
+    rows = claims.markdown(shown[shown.verdict != "not run"])
+    assert rows in (claims.FILE.parent / "README.md").read_text("utf-8")

@@ -95,8 +95,15 @@ def test_a_loss_that_is_not_finite_goes_back_with_half_the_step_and_gives_up_in_
     distilled, how = quick(objective=broken)
     assert how["returns"] == module.RETURNS + 1 and torch.isfinite(distilled.images).all()
     assert how["best_step"] in (10, 20)
-    with pytest.raises(MachineError, match="diverged at outer step"):
-        quick(objective=lambda logits, labels: logits.sum((1, 2)) * math.nan)
+    for checks in (4, 0):  # without checks there is nothing to go back to
+        with pytest.raises(MachineError, match="diverged at outer step"):
+            quick(replace(QUICK, checks=checks), objective=lambda logits, labels: logits.sum((1, 2)) * math.nan)
+
+
+def test_networks_that_are_not_finite_are_right_about_nothing():
+    """Else their class 0 everywhere would be right for a tenth of the images, and they the best so far."""
+    _, how = quick(held_out=torch.full((2, SMALL.parameters), math.nan))
+    assert [h["accuracy"] for h in how["history"]] == [0, 0, 0, 0]
 
 
 def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch):

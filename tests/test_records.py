@@ -74,7 +74,7 @@ def test_faithful_is_the_paper_s_recipe_and_its_record_says_so():
     config = configure("fig3a", overrides={"faithful": "true"})
     assert config.recipe == Recipe.faithful(23_600, 0.02)
     assert (config.batch, config.samples, config.iterations) == (1024, 1, 23_600)
-    assert configure("fig2b", overrides={"faithful": "true"}).recipe == Recipe.faithful(23_600, 0.001)
+    assert configure("fig2b", overrides={"faithful": "true"}).recipe == Recipe.faithful(19_600, 0.001)
     other = configure("fig3a", "laptop", {"faithful": "true", "samples": "3"}).recipe
     assert other.samples == 3 and other.iterations == 187 and other.halving and other.common_batch
 
@@ -85,11 +85,15 @@ def test_faithful_is_the_paper_s_recipe_and_its_record_says_so():
 def test_where_records_are_read_from_and_written_to(apart, monkeypatch):
     project, cache, named = (apart / p for p in ("project/results", "cache/ddcore/results", "results"))
     assert records.roots() == [named, project, cache]
-    assert records.root_for("paper", {}) == records.root_for("smoke", {"seed": 1}) == named
+    for scale, said in (("paper", {}), ("smoke", {"seed": 1})):
+        assert records.root_for("fig2a", scale, "mnist", said) == named
     monkeypatch.delenv("DDCORE_RESULTS")
     assert records.roots() == [project, cache]
-    assert records.root_for("paper", {}) == project
-    assert records.root_for("laptop", {}) == records.root_for("paper", {"seed": 1}) == cache
+    assert records.root_for("fig2a", "paper", "mnist", {}) == project
+    assert records.root_for("fig2b", "paper", "cifar10-jpeg", {}) == project
+    assert records.root_for("fig2a", "laptop", "mnist", {}) == cache
+    assert records.root_for("fig2a", "paper", "mnist", {"seed": 1}) == cache
+    assert records.root_for("fig2a", "paper", "fashionmnist", {}) == cache
 
 
 def test_the_first_root_with_a_record_wins(apart):

@@ -258,6 +258,7 @@ class Judge:
         for record in filter(None, map(self._find, filter(None, names))):
             pool = record.config.get("pool") or 2000
             facts += [COPIES.get(record.data["name"]), f"pool of {pool} networks" if pool < 2000 else None]
+            facts.append("one init, one seed" if record.config.get("fixed") else None)
         return ", ".join(dict.fromkeys(filter(None, facts)))
 
 

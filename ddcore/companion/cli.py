@@ -47,9 +47,9 @@ def run(
     """Run an experiment, or return its record; the last line on stdout is the record's folder."""
     from ddcore.companion import run as runner
 
-    for option, value, allowed in (("device", device, ("cpu", "cuda")), ("compile", compile, ("auto", "on", "off"))):
-        if value not in allowed:
-            raise InputError(f"--{option} {value}: one of {', '.join(allowed)} is allowed")
+    if compile not in ("auto", "on", "off"):
+        raise InputError(f"--compile {compile}: one of auto, on, off is allowed")
+    runner.check_device(device)
     runner.start_processes(device)
     record = runner.run(
         experiment, scale, pairs(parameters), device=device, compile=compile, force=force, checkpoints=checkpoints

@@ -46,8 +46,8 @@ def progress(record: Record, paper: float | None = None) -> Figure:
     axis.plot(
         [h["step"] for h in history], [100 * h["accuracy"] for h in history], color=BLUE, label="validation images"
     )
-    kept = next(h for h in history if h["step"] == record.distillation["best_step"])
-    axis.plot(kept["step"], 100 * kept["accuracy"], "o", color=BLUE, label="kept")
+    kept = [h for h in history if h["step"] == record.distillation["best_step"]]
+    axis.plot([h["step"] for h in kept], [100 * h["accuracy"] for h in kept], "o", color=BLUE, label="kept")
     if paper is not None:
         axis.axhline(paper, color=ORANGE, ls="--", label=f"the paper's test accuracy, {paper} %")
     axis.set(xlabel="outer steps", ylabel="accuracy in %", ylim=(0, 100))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddcore.companion.experiments import configure, resolve
+from ddcore.companion.experiments import EXPERIMENTS, configure, resolve
 from ddcore.datasets import cache_folder
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
@@ -50,11 +50,13 @@ def roots() -> list[Path]:
     return [*named, PROJECT / "results", cache_folder() / "results"]
 
 
-def root_for(scale: str, overrides: dict[str, Any]) -> Path:
-    """Where a new record is written."""
+def root_for(experiment: str, scale: str, dataset: str, overrides: dict[str, Any]) -> Path:
+    """Where a new record is written: the project's results take the paper's scale as defined, of either copy."""
     if os.environ.get("DDCORE_RESULTS"):
         return Path(os.environ["DDCORE_RESULTS"])
-    return PROJECT / "results" if scale == "paper" and not overrides else cache_folder() / "results"
+    defined = EXPERIMENTS[resolve(experiment)].dataset
+    as_defined = scale == "paper" and not overrides and dataset in (defined, COPIES.get(defined))
+    return PROJECT / "results" if as_defined else cache_folder() / "results"
 
 
 def read(folder: Path) -> Record:
@@ -87,8 +89,6 @@ def find(experiment: str, scale: str = "paper") -> Record | None:
 
 def everywhere() -> list[Record]:
     """All records at the paper's scale as defined, in the order of the experiments."""
-    from ddcore.companion.experiments import EXPERIMENTS
-
     return [record for name in EXPERIMENTS if (record := find(name)) is not None]
 
 

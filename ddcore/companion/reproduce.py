@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ddcore.companion import records
 from ddcore.companion.experiments import EXPERIMENTS, Config
-from ddcore.companion.run import run
+from ddcore.companion.run import check_device, run
 from ddcore.datasets import is_available
 from ddcore.errors import InputError, MachineError
 
@@ -64,6 +64,8 @@ class OutOfTime(BaseException):
 def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), device: str = "cpu") -> bool:
     """Run them one after the other; False where one failed. After `budget` seconds the running one is left at its
     last checkpoint, which is at most ten seconds old, and the finished ones are kept."""
+
+    check_device(device)
 
     def ring(*_: object) -> None:
         raise OutOfTime

@@ -20,7 +20,7 @@ from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder, load
 from ddcore.distill import InitLaw, distill
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
+from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
 from ddcore.unroll import EAGER, compiled_steps, train
@@ -37,28 +37,36 @@ def run(
     """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left."""
     config, experiment = configure(name, scale, overrides), resolve(name)
     said = {n: parse(n, text) for n, text in (overrides or {}).items() if n != "dataset"}
-    if not force and (found := records.at(experiment, config.key)) is not None:
+    own_images = config.dataset.startswith("folder:")  # which may have changed since a record was made
+    if not (force or own_images) and (found := records.at(experiment, config.key)) is not None:
         return found
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; cpu is allowed")
+    check_device(device)
     data = load(config.dataset).to(device)
     network = as_network(config.network, *data.shape, len(data.classes))
     folder = checkpoints or cache_folder() / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / f"{config.key}.lock"):
-        if not force and (found := records.at(experiment, config.key)) is not None:
+        found = None if force else records.at(experiment, config.key)
+        if found is not None and (not own_images or found.data["sha256"] == data.sha256):
             return found
         return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
 
 
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    checkpoint = folder / f"{config.key}.safetensors"
-    if force and _rank() == 0:
-        checkpoint.unlink(missing_ok=True)
     compiled = compile == "on" or (
         compile == "auto" and config.iterations * config.steps * config.epochs >= COMPILE_FROM
     )
+    left = {
+        way: folder / f"{config.key}.{'compiled' if way else 'eager'}.safetensors" for way in (compiled, not compiled)
+    }
+    if force and _rank() == 0:
+        for path in left.values():
+            path.unlink(missing_ok=True)
+    if _world() > 1:
+        dist.barrier()
+    compiled = next((way for way, path in left.items() if path.exists()), compiled)  # a checkpoint is obeyed
+    checkpoint = left[compiled]
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
     environment = records.environment(device, compiled, _world())
@@ -67,15 +75,12 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
         network, data, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
         soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
         held_out=networks(config, p, 1, "validation").to(device) if config.fixed else None,
-        checkpoint=checkpoint, identity=f"{config.key} {'compiled' if compiled else 'eager'}",
+        checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
     )  # fmt: skip
     if _rank() > 0:
         return None
     init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
-    meta = {
-        **distilled.meta, "architecture": config.network, "init_law": config.init, "fixed_init": config.fixed,
-        "steps": config.steps, "epochs": config.epochs, "objective": "cross_entropy",
-    }  # fmt: skip
+    meta = {**distilled.meta, "init_law": config.init, "fixed_init": config.fixed}
     stored = checkpoint.with_suffix(".distilled")
     DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
     content = {
@@ -83,10 +88,10 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
         "metrics": measure(config, network, DistilledData.load(stored).to(device), data),
         "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + how["before"])},
         "data": {"name": data.name, "sha256": data.sha256},
-        "distillation": {k: how[k] for k in ("best_step", "returns", "history")},
+        "distillation": {k: how[k] for k in ("best_step", "ended", "returns", "history")},
         "algorithm_version": ALGORITHM_VERSION,
     }  # fmt: skip
-    record = records.write(records.root_for(scale, said), content, stored)
+    record = records.write(records.root_for(experiment, scale, config.dataset, said), content, stored)
     stored.unlink()
     checkpoint.unlink(missing_ok=True)
     return record
@@ -110,7 +115,7 @@ def measure(
 ) -> dict[str, Any]:
     """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also
     after each gradient step."""
-    p, total = init_law(config, network), nets or config.nets
+    p, total = init_law(config, network), 1 if config.fixed else nets or config.nets
     after, before = [], []
     for first in range(0, total, STACK):
         theta = networks(config, p, min(STACK, total - first), first=first)
@@ -139,15 +144,23 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
         return False, f"{record.experiment} FAIL (the record's configuration is not one)"
     data = load(config.dataset, download=False)
     network = as_network(config.network, *data.shape, len(data.classes))
-    total = min(nets or config.nets, config.nets)
-    now = measure(config, network, record.distilled, data, total)
+    total = 1 if config.fixed else min(nets or config.nets, config.nets)
+    stored = record.distilled
+    now = measure(config, network, stored, data, total)
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
+        "its images or rates are not those of its configuration": (
+            stored.images.shape[:2] != (config.steps, config.per_class * len(data.classes))
+            or stored.lrs.shape != (config.epochs, config.steps)
+            or (stored.init is not None) != config.fixed
+        ),
     }
     for name, found in now.items():
-        if isinstance(found["mean"], float):
-            stated = record.metrics[name]
+        stated = record.metrics.get(name, {"mean": math.nan, "values": []})
+        if isinstance(found["mean"], list):
+            faults[f"{name} is another"] = any(map(_differ, stated["mean"], found["mean"]))
+        else:
             faults[f"{name} is another"] = _differ(_mean(stated["values"][:total]), found["mean"])
             faults[f"{name}'s mean is not that of its values"] = _differ(_mean(stated["values"]), stated["mean"])
     said = "".join(f"; {fault}" for fault, holds in faults.items() if holds)
@@ -175,6 +188,8 @@ class _only_one:
             try:
                 self.lock.acquire(timeout=0)
             except Timeout:
+                if _world() > 1:
+                    raise MachineError("another process computes this configuration; run this again after it") from None
                 print("another process computes this configuration: waiting for its record", file=sys.stderr)
                 self.lock.acquire()
         if _world() > 1:
@@ -184,9 +199,20 @@ class _only_one:
         self.lock.release()
 
 
+def check_device(device: str) -> None:
+    """InputError for a device that is not known or not here. Float32 means float32: no shortened products on a GPU."""
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: one of cpu, cuda is allowed")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; cpu is allowed")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def start_processes(device: str) -> None:
     """Join the other processes where torchrun started this one."""
     if "RANK" in os.environ and not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
 
 
