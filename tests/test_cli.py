@@ -271,7 +271,7 @@ def test_a_results_folder_that_cannot_be_written(ddcore, apart, monkeypatch):
 def test_killed_as_a_process_and_resumed(ddcore, apart):
     """The real command, killed at a moment of its own choosing; what it leaves is a checkpoint and no record."""
     key = experiments.configure("fig2a", "smoke", {"iterations": "30", "seed": "9"}).key
-    checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.safetensors"
+    checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.eager.safetensors"
     words = [*SMOKE, "-p", "seed=9", "-p", "iterations=30"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ddcore", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
@@ -283,8 +283,9 @@ def test_killed_as_a_process_and_resumed(ddcore, apart):
     out, err = process.communicate()
     assert process.returncode == -signal.SIGKILL and out == b"", err.decode()[-500:]
     assert not (apart / "results").exists()
-    done = ddcore(*words)
+    done = ddcore(*words, "--compile", "on")  # which a checkpoint that was made without overrules
     assert done.status == 0 and any("resuming at outer step" in line for line in done.err)
+    assert json.loads(apart.joinpath(done.out[-1], "record.json").read_text())["environment"]["compiled"] is False
 
 
 # ---- verify and data
