@@ -4,10 +4,11 @@ A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters
 Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` gives the same numbers as a
 dict of tensors [N, *shape], `flatten` turns it back; every public function takes either.
 
-Speed on a CPU comes from three identities, none of which changes a result beyond rounding: a convolution of
+Speed on a CPU comes from four identities, none of which changes a result beyond rounding: a convolution of
 images that all networks share is one convolution with N times the filters; taking the maximum before adding the
 bias and applying ReLU gives the same value with a quarter of the work; a 2x2 maximum is the maximum of four
-strided slices. tests/test_networks.py holds both networks against their textbook form.
+strided slices; and where one matrix product does such a convolution, its rows can be ordered so that those four are
+contiguous blocks. tests/test_networks.py holds both networks against their textbook form.
 """
 
 import hashlib
@@ -122,8 +123,10 @@ class LeNet(Network):
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w = weights
-        x = conv(images, w["conv1.weight"], padding=2 if self.size == 28 else 0)  # [B, N*6, 28, 28]
-        x = F.relu(add_bias(max2x2(x), w["conv1.bias"]))  # [B, N*6, 14, 14]
+        images = F.pad(images, (2,) * 4) if self.size == 28 else images  # [B, C, 32, 32]
+        few = images.dim() == 4 and len(images) <= 200
+        x = conv_max2x2(images, w["conv1.weight"]) if few else max2x2(conv(images, w["conv1.weight"], padding=0))
+        x = F.relu(add_bias(x, w["conv1.bias"]))  # [B, N*6, 14, 14]
         x = conv(x, w["conv2.weight"], padding=0)  # [B, N*16, 10, 10]
         x = F.relu(add_bias(max2x2(x), w["conv2.bias"]))  # [B, N*16, 5, 5]
         x = features(x, len(w["conv1.bias"]))  # [N, B, 400]
@@ -235,6 +238,20 @@ def max2x2(x: Tensor) -> Tensor:
     """[B, C, 2H, 2W] -> [B, C, H, W]; H and W even."""
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def conv_max2x2(x: Tensor, weight: Tensor) -> Tensor:
+    """`max2x2(conv(x, weight, 0))` of shared images with few channels, as one matrix product of their patches.
+
+    x [B, C, H, W], weight [N, O, C, k, k], H-k+1 and W-k+1 even -> [B, N*O, (H-k+1)/2, (W-k+1)/2]. The patches are laid
+    out by their place in the 2x2 block first: 1.4 times as fast as the convolution for ten digits and four networks.
+    """
+    n, o, c, k, _ = weight.shape
+    h, w = (x.shape[2] - k + 1) // 2, (x.shape[3] - k + 1) // 2
+    patches = x.unfold(2, k, 1).unfold(3, k, 1).unflatten(2, (h, 2)).unflatten(4, (w, 2))  # [B, C, h, 2, w, 2, k, k]
+    patches = patches.permute(3, 5, 0, 2, 4, 1, 6, 7).reshape(-1, c * k * k)  # [4*B*h*w, C*k*k]
+    y = (patches @ weight.reshape(n * o, c * k * k).t()).view(4, len(x), h, w, n * o)
+    return torch.maximum(torch.maximum(y[0], y[1]), torch.maximum(y[2], y[3])).permute(0, 3, 1, 2)
 
 
 def add_bias(x: Tensor, bias: Tensor) -> Tensor:

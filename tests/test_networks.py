@@ -48,6 +48,12 @@ def test_a_stack_is_its_networks_one_by_one(stack, module, parameters, own_image
         torch.testing.assert_close(logits[j], expected, rtol=1e-10, atol=1e-10)
 
 
+def test_few_images_and_many_agree_though_they_take_different_paths():
+    network, images = LeNet(3, 32), torch.randn(201, 3, 32, 32).double()
+    theta = torch.stack([network.init("xavier", generator(0, j)) for j in range(2)]).double()
+    torch.testing.assert_close(network(theta, images)[:, :9], network(theta, images[:9]), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("law", INIT_LAWS)
 def test_the_init_law_has_its_standard_deviation(law):
     weights = AlexCifarNet().unflatten(AlexCifarNet().init(law, generator(0))[None])
