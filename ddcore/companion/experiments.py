@@ -25,6 +25,16 @@ ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
 SCALES = ("smoke", "laptop", "paper")
 FAITHFUL_ITERATIONS = {False: 23_600, True: 19_600}  # outer steps of the paper's code, on MNIST and on CIFAR-10
 
+IMAGES = {  # what a network is trained on; "neighbour" does without a network
+    "distilled": "distilled images",
+    "random-real": "random real images",
+    "best-of-many": "the best fifth of 200 random sets",
+    "averages": "the average image of each class",
+    "centres": "k-means centres of each class",
+    "neighbour-real": "nearest neighbour on random real images",
+    "neighbour-centres": "nearest neighbour on k-means centres",
+}
+
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Small = Annotated[int, Field(ge=1, le=1_000)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -36,6 +46,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str
+    images: Literal[tuple(IMAGES)] = "distilled"  # type: ignore[valid-type]
     network: Literal[tuple(NETWORKS)] = "lenet"  # type: ignore[valid-type]
     init: Literal[tuple(INIT_LAWS)] = "xavier"  # type: ignore[valid-type]
     fixed: bool = False  # one theta_0, drawn from the seed, instead of a distribution
@@ -121,6 +132,11 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
             f"fig4b-{data}-2": f"fig4a-{data}-10",
             f"fig4b-{data}-3": fig3,
         }
+    for data, fig3 in (("mnist", "fig3a"), ("cifar10", "fig3b")):
+        like = {n: getattr(defined[fig3], n) for n in ("dataset", "network", "steps", "epochs")}
+        for kind in IMAGES:
+            if kind != "distilled":
+                defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
     return defined, aliases
 
 
@@ -163,6 +179,8 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
         iterations = FAITHFUL_ITERATIONS[cifar] if scale == "paper" else change["iterations"]
         paper = Recipe.faithful(iterations, 0.001 if cifar else 0.02)
         change |= {name: getattr(paper, name) for name in RECIPE}
+    if config.images != "distilled" and (useless := set(said) & {"samples", "batch", "soft_labels", "faithful"}):
+        raise InputError(f"{useless.pop()} means nothing to a baseline; nothing is distilled")
     if config.fixed and said.get("nets", 1) != 1:
         raise InputError(f"nets={said['nets']}: a fixed init is one network; only 1 is allowed")
     try:

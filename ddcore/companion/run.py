@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddcore.companion import records
+from ddcore.companion import baseline, records
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder, load
@@ -71,24 +71,28 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     compiled = steps is not EAGER
     environment = records.environment(device, compiled, _world())
     p = init_law(config, network)
-    distilled, how = distill(
-        network, data, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
-        soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
-        held_out=networks(config, p, 1, "validation").to(device) if config.fixed else None,
-        checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
-    )  # fmt: skip
+    if config.images == "distilled":
+        distilled, how = distill(
+            network, data, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
+            soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
+            held_out=networks(config, p, 1, "validation").to(device) if config.fixed else None,
+            checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
+        )  # fmt: skip
+    else:
+        distilled, how = baseline.fit(config, network, data, p, steps)
     if _rank() > 0:
         return None
+    before = how.pop("before", 0.0)
     init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
     meta = {**distilled.meta, "init_law": config.init, "fixed_init": config.fixed}
     stored = checkpoint.with_suffix(".distilled")
     DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
     content = {
         "experiment": experiment, "scale": scale, "key": config.key, "config": config.model_dump(), "overrides": said,
-        "metrics": measure(config, network, DistilledData.load(stored).to(device), data),
-        "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + how["before"])},
+        "metrics": measure(config, network, DistilledData.load(stored).to(device), how, data),
+        "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + before)},
         "data": {"name": data.name, "sha256": data.sha256},
-        "distillation": {k: how[k] for k in ("best_step", "ended", "returns", "history")},
+        "distillation": how,
         "algorithm_version": ALGORITHM_VERSION,
     }  # fmt: skip
     record = records.write(records.root_for(experiment, scale, config.dataset, said), content, stored)
@@ -111,11 +115,14 @@ def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: in
 
 
 def measure(
-    config: Config, network: Network, distilled: DistilledData, data: Dataset, nets: int | None = None
+    config: Config, network: Network, distilled: DistilledData, how: dict, data: Dataset, nets: int | None = None
 ) -> dict[str, Any]:
     """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also
     after each gradient step."""
     p, total = init_law(config, network), 1 if config.fixed else nets or config.nets
+    if config.images != "distilled":
+        found = baseline.measure(config, network, distilled, how, data, p, total)
+        return {name: records.metric(values) for name, values in found.items()}
     after, before = [], []
     for first in range(0, total, STACK):
         theta = networks(config, p, min(STACK, total - first), first=first)
@@ -146,7 +153,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     network = as_network(config.network, *data.shape, len(data.classes))
     total = 1 if config.fixed else min(nets or config.nets, config.nets)
     stored = record.distilled
-    now = measure(config, network, stored, data, total)
+    now = measure(config, network, stored, record.distillation, data, total)
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},

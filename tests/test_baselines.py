@@ -1,0 +1,85 @@
+"""Real images, averages, centres and neighbours: the sources on the embedded digits, and their records."""
+
+import pytest
+import torch
+
+from ddcore import baselines, datasets
+from ddcore.companion import experiments, records
+from ddcore.companion.experiments import IMAGES, Config
+from ddcore.companion.run import run, verify
+from ddcore.evaluate import evaluate
+from ddcore.networks import LeNet, generator
+from ddcore.unroll import train
+
+KINDS = [kind for kind in IMAGES if kind != "distilled"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def test_random_real_images_are_distinct_training_images_in_class_major_order_and_fresh_each_time(digits):
+    draw = baselines.random_real(digits, steps=3, per_class=2)
+    images, again = draw(generator(0)), draw(generator(1))
+    assert images.shape == (3, 20, 1, 28, 28) and not torch.equal(images, again)
+    flat, train_x = images.flatten(0, 1).flatten(1), digits.train[0].flatten(1)
+    found = torch.cdist(flat, train_x).argmin(1)
+    assert torch.equal(train_x[found], flat) and len(set(found.tolist())) == 60
+    expected = torch.arange(10).repeat_interleave(2).repeat(3)
+    assert torch.equal(digits.train[1][found], expected)
+    data = baselines.with_rates(digits, LeNet(), images, torch.ones(1, 3))
+    assert torch.equal(data.labels.flatten(), expected)
+
+
+def test_averages_are_the_class_means_in_every_place(digits):
+    images = baselines.averages(digits, steps=2, per_class=3)(generator(0)).unflatten(1, (10, 3))
+    for k in range(10):
+        mean = digits.train[0][digits.train[1] == k].mean(0)
+        torch.testing.assert_close(images[:, k], mean.expand(2, 3, *mean.shape))
+
+
+def test_centres_are_means_of_the_images_nearest_to_them(digits):
+    images = baselines.centres(digits, steps=2, per_class=2)(generator(0)).unflatten(1, (10, 2))
+    x = digits.train[0][digits.train[1] == 7].flatten(1)
+    found = images[:, 7].reshape(4, -1)
+    nearest = torch.cdist(x, found).argmin(1)
+    for j in range(4):
+        torch.testing.assert_close(found[j], x[nearest == j].mean(0), rtol=1e-3, atol=1e-3)
+
+
+def test_learned_rates_train_better_than_where_they_start(digits):
+    network, p = LeNet(), lambda rng: LeNet().init("xavier", rng)
+    draw = baselines.random_real(digits, steps=3, per_class=2)
+    learned = baselines.learned_rates(network, digits, p, draw, epochs=2, iterations=40, samples=2, batch=64)
+    assert learned.shape == (2, 3) and learned.min() > 0
+    theta = torch.stack([p(generator(9, j)) for j in range(6)])
+
+    def accuracy(lrs):
+        trained = train(network, baselines.with_rates(digits, network, draw(generator(5)), lrs), theta)
+        return evaluate(network, trained, *digits.validation).mean().item()
+
+    assert accuracy(learned) > accuracy(torch.full_like(learned, 0.02)) + 0.05
+
+
+def test_the_nearest_neighbour_is_the_nearest(digits):
+    images, labels, of = digits.train[0][:50], digits.train[1][:50], digits.test[0][:40]
+    expected = labels[torch.cdist(of.flatten(1), images.flatten(1)).argmin(1)]
+    assert torch.equal(baselines.nearest_neighbour(images, labels, of), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeypatch):
+    config = Config(dataset="digits", images=kind, steps=2, nets=3, iterations=2)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-baseline", config)
+    record = run("tiny-baseline", compile="off")
+    assert verify(record)[0] and verify(record, nets=1)[0]
+
+    content = dict(record.content, metrics={"test_accuracy": {"mean": 0.5, "std": None, "n": 1, "values": [0.5]}})
+    wrong = records.Record(record.folder, content)
+    assert not verify(wrong)[0]
+
+
+def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):
+    done = ddcore("run", "baseline-averages-mnist", "--scale", "smoke", "-p", "soft_labels=true")
+    assert done.status == 2 and "soft_labels" in done.err[-1]
