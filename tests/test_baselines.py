@@ -9,6 +9,7 @@ from ddcore.companion.experiments import IMAGES, Config
 from ddcore.companion.run import run, verify
 from ddcore.evaluate import evaluate
 from ddcore.networks import LeNet, generator
+from ddcore.pretrain import pretrain
 from ddcore.unroll import train
 
 KINDS = [kind for kind in IMAGES if kind != "distilled"]
@@ -70,7 +71,7 @@ def test_the_nearest_neighbour_is_the_nearest(digits):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeypatch):
-    config = Config(dataset="digits", images=kind, steps=2, nets=3, iterations=2)
+    config = Config(dataset="digits", images=kind, steps=2, nets=3, iterations=2, batch=64)
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-baseline", config)
     record = run("tiny-baseline", compile="off")
     assert verify(record)[0] and verify(record, nets=1)[0]
@@ -83,3 +84,11 @@ def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeyp
 def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):
     done = ddcore("run", "baseline-averages-mnist", "--scale", "smoke", "-p", "soft_labels=true")
     assert done.status == 2 and "soft_labels" in done.err[-1]
+
+
+def test_a_network_trained_on_everything_does_not_depend_on_its_company(digits):
+    network, p = LeNet(), lambda rng: LeNet().init("xavier", rng)
+    beside = pretrain(network, digits, p, range(3), epochs=8, batch=64)
+    alone = pretrain(network, digits, p, range(1, 2), epochs=8, batch=64)
+    torch.testing.assert_close(beside[1:2], alone, rtol=0, atol=1e-4)
+    assert not torch.equal(beside[0], beside[1]) and evaluate(network, beside, *digits.test).min() > 0.93

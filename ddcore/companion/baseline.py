@@ -13,8 +13,10 @@ from ddcore.distill import InitLaw
 from ddcore.distilled import DistilledData
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, generator
+from ddcore.pretrain import pretrain
 from ddcore.unroll import Steps, train
 
+STACK = 4  # networks trained at once on all images
 RUNS = 20  # of a choice on the validation split, at most as many as there are test runs
 
 
@@ -27,9 +29,12 @@ def source(config: Config, data: Dataset) -> baselines.Source:
     return baselines.random_real(data, config.steps, config.per_class)
 
 
-def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Steps) -> tuple[DistilledData, dict]:
+def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Steps) -> tuple[DistilledData | None, dict]:
     """The rates that are best on the validation split: the learned ones or one of the paper's six; of as many random
-    sets as there are test runs the fifth that is best there. Returned with the images of the first test run."""
+    sets as there are test runs the fifth that is best there. Returned with the images of the first test run.
+    Training on all images leaves nothing to fit or store."""
+    if config.images == "all":
+        return None, {}
     draw, shape = source(config, data), (config.epochs, config.steps)
     images = draw(_run(config, "test", 0))
     if config.images.startswith("neighbour"):
@@ -58,9 +63,18 @@ def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Step
 
 
 def measure(
-    config: Config, network: Network, stored: DistilledData, how: dict, data: Dataset, p: InitLaw, total: int
-) -> dict[str, Tensor]:
+    config: Config, network: Network, stored: DistilledData | None, how: dict, data: Dataset, p: InitLaw, total: int,
+    steps: Steps,
+) -> dict[str, Tensor]:  # fmt: skip
     """Test accuracies [total], one of each run; images that are the same in all runs are those stored."""
+    if config.images == "all":
+        found = []
+        for first in range(0, total, STACK):
+            which = range(first, min(first + STACK, total))
+            theta = pretrain(network, data, p, which, epochs=config.epochs, batch=config.batch, seed=config.seed,
+                             stream="test", step_functions=steps)  # fmt: skip
+            found.append(evaluate(network, theta, *data.test))
+        return {"test_accuracy": torch.cat(found)}
     drawn = config.images in ("random-real", "best-of-many", "neighbour-real")
     draw = source(config, data) if drawn else lambda rng: stored.images
     if config.images.startswith("neighbour"):

@@ -33,6 +33,7 @@ IMAGES = {  # what a network is trained on; "neighbour" does without a network
     "centres": "k-means centres of each class",
     "neighbour-real": "nearest neighbour on random real images",
     "neighbour-centres": "nearest neighbour on k-means centres",
+    "all": "all training images",
 }
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -100,8 +101,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     )
 
     # From random inits what counts is the number of networks; the rate of a single step has far to go.
-    one_step = dict(samples=16, batch=128, iterations=400, image_rate=0.06, raw_rate=0.02, first_lr=0.4)
-    many_steps = dict(samples=16, batch=128, iterations=600, image_rate=0.04, raw_rate=0.01)
+    one_step = dict(batch=32, iterations=400, image_rate=0.06, raw_rate=0.02, first_lr=0.4)
+    many_steps = dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)
     many_epochs = dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)
 
     def with_(config: Config, **changes: Any) -> Config:
@@ -119,7 +120,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     for data, base, fig3 in (("mnist", mnist, "fig3a"), ("cifar10", cifar, "fig3b")):
         one, many, more = (one_step, many_steps, many_epochs) if data == "mnist" else ({}, {}, {})
         for n in (1, 5, 10, 20, 30):
-            defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one)
+            networks = {"samples": 64 if n < 10 else 32} if one else {}
+            defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one, **networks)
         for n in (5, 10, 20, 30):
             defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **many)
         for k in (1, 5, 10, 20, 30):
@@ -135,8 +137,10 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     for data, fig3 in (("mnist", "fig3a"), ("cifar10", "fig3b")):
         like = {n: getattr(defined[fig3], n) for n in ("dataset", "network", "steps", "epochs")}
         for kind in IMAGES:
-            if kind != "distilled":
+            if kind not in ("distilled", "all"):
                 defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
+    defined["full-mnist"] = Config(dataset="mnist", images="all", epochs=3, nets=20)
+    defined["full-cifar10"] = Config(dataset="cifar10", network="alexcifarnet", images="all", epochs=30, nets=2)
     return defined, aliases
 
 
@@ -166,7 +170,7 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     said = {n: parse(n, text) for n, text in (overrides or {}).items()}
     change: dict[str, Any] = {}
     if scale != "paper":
-        nets = 1 if config.fixed else 50 if scale == "laptop" else 5
+        nets = min(config.nets, 50 if scale == "laptop" else 5)
         change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets}
         change |= {"checks": 5} if scale == "smoke" else {}
     if scale == "smoke":

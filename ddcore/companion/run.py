@@ -23,7 +23,7 @@ from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
-from ddcore.unroll import EAGER, compiled_steps, train
+from ddcore.unroll import EAGER, Steps, compiled_steps, train
 
 STACK = 20  # networks tested at once
 COMPILE_FROM = 4_000  # outer steps x inner steps from which compiling pays
@@ -54,9 +54,9 @@ def run(
 
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    compiled = compile == "on" or (
-        compile == "auto" and config.iterations * config.steps * config.epochs >= COMPILE_FROM
-    )
+    inner = config.iterations * config.steps * config.epochs
+    long = config.dataset != "digits" if config.images == "all" else inner >= COMPILE_FROM
+    compiled = compile == "on" or (compile == "auto" and long)
     left = {
         way: folder / f"{config.key}.{'compiled' if way else 'eager'}.safetensors" for way in (compiled, not compiled)
     }
@@ -83,21 +83,24 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     if _rank() > 0:
         return None
     before = how.pop("before", 0.0)
-    init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
-    meta = {**distilled.meta, "init_law": config.init, "fixed_init": config.fixed}
-    stored = checkpoint.with_suffix(".distilled")
-    DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
+    stored = None
+    if distilled is not None:
+        init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
+        meta = {**distilled.meta, "init_law": config.init, "fixed_init": config.fixed}
+        stored = checkpoint.with_suffix(".distilled")
+        DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
+        distilled = DistilledData.load(stored).to(device)
     content = {
         "experiment": experiment, "scale": scale, "key": config.key, "config": config.model_dump(), "overrides": said,
-        "metrics": measure(config, network, DistilledData.load(stored).to(device), how, data),
+        "metrics": measure(config, network, distilled, how, data, steps=steps),
         "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + before)},
         "data": {"name": data.name, "sha256": data.sha256},
         "distillation": how,
         "algorithm_version": ALGORITHM_VERSION,
     }  # fmt: skip
     record = records.write(records.root_for(experiment, scale, config.dataset, said), content, stored)
-    stored.unlink()
-    checkpoint.unlink(missing_ok=True)
+    for path in filter(None, (stored, checkpoint)):
+        path.unlink(missing_ok=True)
     return record
 
 
@@ -115,13 +118,14 @@ def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: in
 
 
 def measure(
-    config: Config, network: Network, distilled: DistilledData, how: dict, data: Dataset, nets: int | None = None
-) -> dict[str, Any]:
+    config: Config, network: Network, distilled: DistilledData | None, how: dict, data: Dataset,
+    nets: int | None = None, steps: Steps = EAGER,
+) -> dict[str, Any]:  # fmt: skip
     """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also
     after each gradient step."""
     p, total = init_law(config, network), 1 if config.fixed else nets or config.nets
     if config.images != "distilled":
-        found = baseline.measure(config, network, distilled, how, data, p, total)
+        found = baseline.measure(config, network, distilled, how, data, p, total, steps)
         return {name: records.metric(values) for name, values in found.items()}
     after, before = [], []
     for first in range(0, total, STACK):
@@ -152,12 +156,13 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     data = load(config.dataset, download=False)
     network = as_network(config.network, *data.shape, len(data.classes))
     total = 1 if config.fixed else min(nets or config.nets, config.nets)
-    stored = record.distilled
+    stored = record.distilled if config.images != "all" else None
     now = measure(config, network, stored, record.distillation, data, total)
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
-        "its images or rates are not those of its configuration": (
+        "its images or rates are not those of its configuration": config.images != "all"
+        and (
             stored.images.shape[:2] != (config.steps, config.per_class * len(data.classes))
             or stored.lrs.shape != (config.epochs, config.steps)
             or (stored.init is not None) != config.fixed
