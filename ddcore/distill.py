@@ -109,7 +109,7 @@ def distill(
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
     start.meta.update(architecture=network.name, steps=steps, epochs=epochs, objective=objective.__name__)
     state = OuterState(start, recipe)
-    before = state.load(checkpoint, identity, rank) if checkpoint else 0.0
+    before = state.share(state.load(checkpoint, identity) if checkpoint and rank == 0 else 0.0)
     started = time.monotonic() - before
     saved = -math.inf
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
@@ -248,9 +248,25 @@ class OuterState:
             }
         return found
 
+    def _numbers(self) -> dict:
+        return {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history")}
+
+    def share(self, seconds: float) -> float:
+        """Bring all processes to the state of the first, the only one that reads the checkpoint; its `seconds` too."""
+        if not dist.is_initialized():
+            return seconds
+        sent = [self._numbers(), seconds]
+        dist.broadcast_object_list(sent)
+        vars(self).update(sent[0])
+        for t in (*self._tensors().values(), *self.best.values()):
+            on_device = t.to(self.start.images.device)  # Adam counts its steps on the CPU
+            dist.broadcast(on_device, 0)
+            t.copy_(on_device)
+        return sent[1]
+
     def save(self, path: Path, identity: str, seconds: float) -> None:
         """Write the checkpoint atomically: temporary file, fsync, rename."""
-        numbers = {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history")}
+        numbers = self._numbers()
         header = {"identity": identity, "state": json.dumps({**numbers, "seconds": seconds})}
         tensors = self._tensors() | {f"best.{n}": t for n, t in self.best.items()}
         part = path.with_suffix(".part")
@@ -260,7 +276,7 @@ class OuterState:
             os.fsync(file.fileno())
         part.replace(path)
 
-    def load(self, path: Path, identity: str, rank: int) -> float:
+    def load(self, path: Path, identity: str) -> float:
         """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds spent on it."""
         if not path.exists():
             return 0.0
@@ -273,18 +289,16 @@ class OuterState:
             if set(stored) != set(now) | {f"best.{n}" for n in now}:
                 raise ValueError("it holds other tensors")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            if rank == 0:
-                aside = path.with_suffix(".damaged")
-                path.replace(aside)
-                print(f"checkpoint {path} is not used ({error}); set aside as {aside.name}", file=sys.stderr)
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            print(f"checkpoint {path} is not used ({error}); set aside as {aside.name}", file=sys.stderr)
             return 0.0
         for name, t in now.items():
             t.copy_(stored[name])
             self.best[name].copy_(stored[f"best.{name}"])
         seconds = numbers.pop("seconds")
         vars(self).update(numbers)
-        if rank == 0:
-            print(f"resuming at outer step {self.k} of {self.recipe.iterations}", file=sys.stderr)
+        print(f"resuming at outer step {self.k} of {self.recipe.iterations}", file=sys.stderr)
         return seconds
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,25 +13,50 @@ import torch
 
 from ddcore.distilled import DistilledData
 
-RUN = ["run", "fig3a", "--scale", "smoke", "-p", "iterations=5", "-p", "steps=2", "-p", "epochs=2", "-p", "samples=3"]
+RUN = ["-m", "ddcore", "run", "fig3a", "--scale", "smoke", "-p", "steps=2", "-p", "epochs=2", "-p", "samples=3"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+pytestmark = pytest.mark.slow
 
 
-def launch(folder: Path, *launcher: str, timeout: float = 300) -> subprocess.CompletedProcess:
+def start(folder: Path, launcher: list[str], iterations: int) -> subprocess.Popen:
     env = {**os.environ, "DDCORE_RESULTS": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = (
-        [sys.executable, "-m", *launcher, "-m", "ddcore", *RUN] if launcher else [sys.executable, "-m", "ddcore", *RUN]
-    )
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    command = [sys.executable, *launcher, *RUN, "-p", f"iterations={iterations}"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.slow
+def finish(process: subprocess.Popen) -> tuple[dict, DistilledData, str]:
+    """Its record, its distilled data and what it said."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    folder = Path(out.strip().splitlines()[-1])
+    content = json.loads((folder / "record.json").read_text())
+    return content, DistilledData.load(folder / "distilled.safetensors"), err
+
+
 def test_two_processes_follow_the_trajectory_of_one(tmp_path):
-    alone = launch(tmp_path / "one")
-    both = launch(tmp_path / "two", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert alone.returncode == both.returncode == 0, both.stderr
-    found = [Path(done.stdout.strip().splitlines()[-1]) for done in (alone, both)]
-    one, two = (DistilledData.load(folder / "distilled.safetensors") for folder in found)
-    torch.testing.assert_close(one.images, two.images, rtol=0, atol=1e-4)
-    torch.testing.assert_close(one.lrs, two.lrs, rtol=1e-4, atol=0)
-    worlds = [json.loads((folder / "record.json").read_text())["environment"]["world_size"] for folder in found]
-    assert worlds == [1, 2] and len(list((tmp_path / "two").glob("fig3a/*"))) == 1
+    one, alone, _ = finish(start(tmp_path / "one", [], 5))
+    two, both, _ = finish(start(tmp_path / "two", TORCHRUN, 5))
+    torch.testing.assert_close(alone.images, both.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(alone.lrs, both.lrs, rtol=1e-4, atol=0)
+    assert [record["environment"]["world_size"] for record in (one, two)] == [1, 2]
+    assert len(list((tmp_path / "two").glob("fig3a/*"))) == 1
+
+
+def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(tmp_path):
+    launcher = start(tmp_path, TORCHRUN, 40)
+    checkpoints = tmp_path / "cache/ddcore/checkpoints"
+    until = time.monotonic() + 120
+    while not list(checkpoints.glob("*.safetensors")) and time.monotonic() < until:
+        time.sleep(0.05)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, err = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0 and "Signal 9" in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers) and not list(tmp_path.glob("fig3a/*"))
+
+    _, resumed, err = finish(start(tmp_path, TORCHRUN, 40))
+    assert "resuming at outer step" in err
+    _, whole, _ = finish(start(tmp_path / "whole", TORCHRUN, 40))
+    torch.testing.assert_close(resumed.images, whole.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(resumed.lrs, whole.lrs, rtol=1e-4, atol=0)
