@@ -18,6 +18,7 @@ reproduce: $(STAMP)
 	$(BIN)/ddcore reproduce
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench.py
 
 # Executes the committed notebooks in place and normalises them.
