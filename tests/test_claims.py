@@ -367,6 +367,9 @@ def test_table_counts_headlines_markdown():
     assert len(frame) == len(LEDGER) - 11 and frame["id"].is_unique
     row = frame.set_index("id").loc["fig2a.accuracy"]
     assert (row["paper"], row["ours"], row["verdict"]) == ("93.76", "94.12", "reproduced")
+    assert found.line("fig2a.accuracy") == "fig2a.accuracy PASS (paper 93.76, at least 93.76)"
+    assert found.line("s41.more-steps").startswith("s41.more-steps not run (More gradient steps")
+    assert found.line("fig4a.mnist.1") == "fig4a.mnist.1 not run (no value printed)"
     rates = frame.set_index("id").loc["fig2a.rate.1.epoch-1"]
     assert (rates["paper"], rates["ours"], rates["verdict"]) == ("unreadable", "0.300000", "no value")
     counts = claims.counts(frame)

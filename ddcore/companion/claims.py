@@ -247,6 +247,8 @@ class Judge:
         number = self.claims.get(self.claims[name].same_as, self.claims[name])
         verdict = self.verdict(number)
         word = "PASS" if verdict in ("reproduced", "exceeded") else "FAIL" if verdict == "not reproduced" else verdict
+        if number.value is None:
+            return f"{name} {word} ({number.text or 'no value printed'})"
         return f"{name} {word} (paper {number.value:g}, {number.rule} {number.value:g})"
 
     def _beside(self, claim: Claim) -> str:
