@@ -28,6 +28,10 @@ class Missing:
 
 def cost(config: Config) -> float:
     """Core-seconds of a run, roughly, before earlier records correct it."""
+    if config.images == "all":
+        return config.nets * config.epochs * 50_000 * REAL[config.network]
+    if config.images.startswith("neighbour"):
+        return 60
     sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]
     return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
 
