@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from ddcore.datasets import Dataset
-from ddcore.distilled import DistilledData
-from ddcore.networks import Network, as_network, generator
+from ddcore.distilled import class_major
+from ddcore.networks import as_network, generator
 from ddcore.unroll import EAGER, Steps, meta_gradient
 
 PAPERS_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # section 4.2: the fixed rates that the paper tries
@@ -57,14 +57,6 @@ def _class_major(by_class: list[Tensor], steps: int) -> Tensor:
     return per_step.transpose(1, 2).flatten(1, 2).contiguous()
 
 
-def with_rates(data: Dataset, network: Network, images: Tensor, lrs: Tensor) -> DistilledData:
-    """Images [S, K*m, C, H, W] and rates [E, S] as distilled data."""
-    labels = torch.arange(len(data.classes), device=images.device)
-    labels = labels.repeat_interleave(images.shape[1] // len(labels)).expand(len(images), -1).contiguous()
-    meta = {"dataset": data.name, "architecture": network.name, "mean": data.mean, "std": data.std}
-    return DistilledData(images, labels, lrs, meta={**meta, "classes": data.classes})
-
-
 def learned_rates(
     network, data: Dataset, p: Callable[[torch.Generator], Tensor], source: Source, epochs: int, *,
     iterations: int = 200, samples: int = 4, batch: int = 256, seed: int = 0, step_functions: Steps = EAGER,
@@ -77,7 +69,7 @@ def learned_rates(
     for k in range(iterations):
         rng = generator(seed, "rates", k)
         theta = torch.stack([p(rng) for _ in range(samples)]).to(raw.device)
-        tried = with_rates(data, network, source(rng), F.softplus(raw))
+        tried = class_major(data, source(rng), F.softplus(raw))
         gradient = meta_gradient(network, tried, theta, data.batch(batch, rng), steps=step_functions)[1].lrs
         raw.grad = gradient * (0.1 / gradient.norm()).clamp(max=1) * torch.sigmoid(raw)
         adam.param_groups[0]["lr"] = 0.05 * (1 - k / iterations)

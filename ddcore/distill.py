@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddcore.datasets import Dataset
-from ddcore.distilled import DistilledData
+from ddcore.distilled import DistilledData, class_major
 from ddcore.errors import MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import as_network, generator
@@ -107,7 +107,7 @@ def distill(
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
-    start.meta.update(architecture=network.name, steps=steps, epochs=epochs, objective=objective.__name__)
+    start.meta.update(architecture=network.name, objective=objective.__name__)
     state = OuterState(start, recipe)
     before = state.share(state.load(checkpoint, identity) if checkpoint and rank == 0 else 0.0)
     started = time.monotonic() - before
@@ -153,10 +153,9 @@ def _start(
     (channels, side), classes, device = data.shape, len(data.classes), data.train[0].device
     n = classes * per_class
     images = recipe.noise * torch.randn(steps, n, channels, side, side, generator=generator(seed, "images"))
-    labels = torch.arange(classes).repeat_interleave(per_class).expand(steps, n).contiguous()
-    meta = {"dataset": data.name, "mean": data.mean, "std": data.std, "classes": data.classes}
-    soft = F.one_hot(labels, classes).float() if soft_labels else None
-    return DistilledData(images, labels, torch.full((epochs, steps), recipe.first_lr), soft, meta=meta).to(device)
+    start = class_major(data, images, torch.full((epochs, steps), recipe.first_lr))
+    soft = F.one_hot(start.labels, classes).float() if soft_labels else None
+    return replace(start, soft_labels=soft).to(device)
 
 
 def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k, step_functions):

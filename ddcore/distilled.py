@@ -8,11 +8,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddcore.datasets import Dataset
 from ddcore.errors import InputError, MachineError
 
 FORMAT = 1
@@ -82,3 +84,12 @@ class DistilledData:
             return DistilledData(tensors["images"].float(), labels, tensors["lrs"], soft, init or None, meta)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path} is not a file of distilled data: {error}") from error
+
+
+def class_major(data: Dataset, images: Tensor, lrs: Tensor) -> DistilledData:
+    """Images [S, K*m, C, H, W], m of each of the dataset's K classes in their order, and rates [E, S], with the labels
+    and the metadata that follow."""
+    labels = torch.arange(len(data.classes), device=images.device)
+    labels = labels.repeat_interleave(images.shape[1] // len(labels)).expand(len(images), -1).contiguous()
+    meta = {"dataset": data.name, "mean": data.mean, "std": data.std, "classes": data.classes}
+    return DistilledData(images, labels, lrs, meta={**meta, "steps": len(images), "epochs": len(lrs)})

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ddcore.networks import Network, Weights, as_network
 
-CHUNK = 2_000  # images times networks per forward pass: activations that fit the cache are three times as fast
+CHUNK = 2_000  # images times networks per forward pass: activations that fit the cache are faster
 
 
 @torch.no_grad()

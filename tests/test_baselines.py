@@ -7,6 +7,7 @@ from ddcore import baselines, datasets
 from ddcore.companion import experiments, records
 from ddcore.companion.experiments import IMAGES, Config
 from ddcore.companion.run import run, verify
+from ddcore.distilled import class_major
 from ddcore.evaluate import evaluate
 from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
@@ -29,7 +30,7 @@ def test_random_real_images_are_distinct_training_images_in_class_major_order_an
     assert torch.equal(train_x[found], flat) and len(set(found.tolist())) == 60
     expected = torch.arange(10).repeat_interleave(2).repeat(3)
     assert torch.equal(digits.train[1][found], expected)
-    data = baselines.with_rates(digits, LeNet(), images, torch.ones(1, 3))
+    data = class_major(digits, images, torch.ones(1, 3))
     assert torch.equal(data.labels.flatten(), expected)
 
 
@@ -57,7 +58,7 @@ def test_learned_rates_train_better_than_where_they_start(digits):
     theta = torch.stack([p(generator(9, j)) for j in range(6)])
 
     def accuracy(lrs):
-        trained = train(network, baselines.with_rates(digits, network, draw(generator(5)), lrs), theta)
+        trained = train(network, class_major(digits, draw(generator(5)), lrs), theta)
         return evaluate(network, trained, *digits.validation).mean().item()
 
     assert accuracy(learned) > accuracy(torch.full_like(learned, 0.02)) + 0.05

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ddcore import baselines
-from ddcore.companion.experiments import Config
+from ddcore.companion.experiments import Config, networks
 from ddcore.datasets import Dataset
 from ddcore.distill import InitLaw
-from ddcore.distilled import DistilledData
+from ddcore.distilled import DistilledData, class_major
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, generator
 from ddcore.pretrain import pretrain
@@ -35,31 +35,32 @@ def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Step
     Training on all images leaves nothing to fit or store."""
     if config.images == "all":
         return None, {}
-    draw, shape = source(config, data), (config.epochs, config.steps)
+    draw = source(config, data)
     images = draw(_run(config, "test", 0))
     if config.images.startswith("neighbour"):
-        return baselines.with_rates(data, network, images, torch.zeros(shape, device=images.device)), {}
+        return class_major(data, images, torch.zeros(config.epochs, config.steps, device=images.device)), {}
     learned = baselines.learned_rates(
         network, data, p, draw, config.epochs, iterations=config.iterations, seed=config.seed, step_functions=steps
     )
     rates = {"learned": learned, **{f"{r:g}": torch.full_like(learned, r) for r in baselines.PAPERS_RATES}}
+    tries = [
+        (draw(_run(config, "validation", j)), networks(config, p, 1, "validation", j))
+        for j in range(min(RUNS, config.nets))
+    ]
     accuracy = {}
     for name, lrs in rates.items():
-        tries = [
-            _trained(network, data, draw(_run(config, "validation", j)), lrs, _networks(config, p, "validation", j, 1))
-            for j in range(min(RUNS, config.nets))
-        ]
-        accuracy[name] = torch.stack([evaluate(network, theta, *data.validation)[0] for theta in tries]).mean().item()
+        trained = [_trained(network, data, tried, lrs, theta) for tried, theta in tries]
+        accuracy[name] = torch.stack([evaluate(network, theta, *data.validation)[0] for theta in trained]).mean().item()
     best = max(accuracy, key=accuracy.__getitem__)
     how = {"rate": best, "validation_accuracy_by_rate": accuracy}
     if config.images == "best-of-many":
-        few, scores = _networks(config, p, "validation", 0, 5), []
+        few, scores = networks(config, p, 5, "validation"), []
         for j in range(config.nets):
             theta = _trained(network, data, draw(_run(config, "test", j)), rates[best], few)
             scores.append(evaluate(network, theta, *data.validation).mean())
         how["sets"] = torch.stack(scores).argsort(descending=True)[: max(1, config.nets // 5)].tolist()
         images = draw(_run(config, "test", how["sets"][0]))
-    return baselines.with_rates(data, network, images, rates[best]), how
+    return class_major(data, images, rates[best]), how
 
 
 def measure(
@@ -84,7 +85,7 @@ def measure(
         return {"test_accuracy": torch.stack([(f == y).double().mean() for f in found])}
     after, before = [], []
     for j in range(total):
-        theta = _networks(config, p, "test", j, 1).to(stored.images.device)
+        theta = networks(config, p, 1, first=j).to(stored.images.device)
         images = draw(_run(config, "test", how["sets"][j % len(how["sets"])] if "sets" in how else j))
         before.append(evaluate(network, theta, *data.test))
         after.append(evaluate(network, _trained(network, data, images, stored.lrs, theta), *data.test))
@@ -92,12 +93,7 @@ def measure(
 
 
 def _trained(network: Network, data: Dataset, images: Tensor, lrs: Tensor, theta: Tensor) -> Tensor:
-    return train(network, baselines.with_rates(data, network, images, lrs), theta.to(images.device))
-
-
-def _networks(config: Config, p: InitLaw, stream: str, first: int, n: int) -> Tensor:
-    """The same networks that distilled images are tested on."""
-    return torch.stack([p(generator(config.seed, stream, j)) for j in range(first, first + n)])
+    return train(network, class_major(data, images, lrs), theta.to(images.device))
 
 
 def _run(config: Config, stream: str, j: int) -> torch.Generator:

@@ -12,17 +12,16 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from torch import Tensor
 
 from ddcore.companion import baseline, records
-from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
+from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, init_law, networks, parse, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder, load
-from ddcore.distill import InitLaw, distill
+from ddcore.distill import distill
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
-from ddcore.networks import Network, as_network, generator
+from ddcore.networks import Network, as_network
 from ddcore.unroll import EAGER, Steps, compiled_steps, train
 
 STACK = 20  # networks tested at once
@@ -86,7 +85,8 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     stored = None
     if distilled is not None:
         init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
-        meta = {**distilled.meta, "init_law": config.init, "fixed_init": config.fixed}
+        meta = {"objective": "cross_entropy", **distilled.meta, "architecture": config.network}
+        meta |= {"init_law": config.init, "fixed_init": config.fixed}
         stored = checkpoint.with_suffix(".distilled")
         DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
         distilled = DistilledData.load(stored).to(device)
@@ -102,19 +102,6 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     for path in filter(None, (stored, checkpoint)):
         path.unlink(missing_ok=True)
     return record
-
-
-def init_law(config: Config, network: Network) -> InitLaw:
-    """p(theta_0): a fixed init ignores its generator."""
-    if config.fixed:
-        theta = network.init(config.init, generator(config.seed, "init"))
-        return lambda rng: theta
-    return lambda rng: network.init(config.init, rng)
-
-
-def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: int = 0) -> Tensor:
-    """Held-out networks `first` .. `first + n - 1` of a stream, [n, P]."""
-    return torch.stack([p(generator(config.seed, stream, j)) for j in range(first, first + n)])
 
 
 def measure(
