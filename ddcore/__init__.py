@@ -62,6 +62,8 @@ def train_on(
         theta = network.flatten(weights)
     elif distilled.init is not None:
         theta = network.flatten(distilled.init)
+    elif distilled.meta.get("init_law", "").startswith("trained on"):
+        raise InputError(f"the distilled data is for networks {distilled.meta['init_law']}; give weights to start from")
     elif "init_law" in distilled.meta:
         theta = torch.stack([network.init(distilled.meta["init_law"], generator) for _ in range(nets)])
     else:

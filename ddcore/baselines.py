@@ -60,16 +60,18 @@ def _class_major(by_class: list[Tensor], steps: int) -> Tensor:
 def learned_rates(
     network, data: Dataset, p: Callable[[torch.Generator], Tensor], source: Source, epochs: int, *,
     iterations: int = 200, samples: int = 4, batch: int = 256, seed: int = 0, step_functions: Steps = EAGER,
+    labelled: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Rates [E, S] learned for images that are not: eq. (4) over the raw rates alone (rate = softplus(raw)), with fresh
-    images of the source, networks of p and real batches at each outer step. Adam at 0.05, falling to zero."""
+    images of the source, networks of p and real batches at each outer step. Adam at 0.05, falling to zero. labelled:
+    as in `class_major`."""
     network = as_network(network)
     raw = torch.full((epochs, len(source(generator(seed)))), 0.02, device=data.train[0].device).expm1().log()
     adam = torch.optim.Adam([raw], lr=0.05, betas=(0.5, 0.999))
     for k in range(iterations):
         rng = generator(seed, "rates", k)
         theta = torch.stack([p(rng) for _ in range(samples)]).to(raw.device)
-        tried = class_major(data, source(rng), F.softplus(raw))
+        tried = class_major(data, source(rng), F.softplus(raw), labelled)
         gradient = meta_gradient(network, tried, theta, data.batch(batch, rng), steps=step_functions)[1].lrs
         raw.grad = gradient * (0.1 / gradient.norm()).clamp(max=1) * torch.sigmoid(raw)
         adam.param_groups[0]["lr"] = 0.05 * (1 - k / iterations)

@@ -86,10 +86,11 @@ class DistilledData:
             raise InputError(f"{path} is not a file of distilled data: {error}") from error
 
 
-def class_major(data: Dataset, images: Tensor, lrs: Tensor) -> DistilledData:
+def class_major(data: Dataset, images: Tensor, lrs: Tensor, labelled: Tensor | None = None) -> DistilledData:
     """Images [S, K*m, C, H, W], m of each of the dataset's K classes in their order, and rates [E, S], with the labels
-    and the metadata that follow."""
-    labels = torch.arange(len(data.classes), device=images.device)
-    labels = labels.repeat_interleave(images.shape[1] // len(labels)).expand(len(images), -1).contiguous()
+    and the metadata that follow. labelled: int64 [K], where the images of a class carry the label of another."""
+    labels = torch.arange(len(data.classes)) if labelled is None else labelled
+    labels = labels.to(images.device).repeat_interleave(images.shape[1] // len(labels))
+    labels = labels.expand(len(images), -1).contiguous()
     meta = {"dataset": data.name, "mean": data.mean, "std": data.std, "classes": data.classes}
     return DistilledData(images, labels, lrs, meta={**meta, "steps": len(images), "epochs": len(lrs)})

@@ -13,15 +13,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from ddcore.companion.notebooks import did_you_mean
 from ddcore.datasets import NAMES
-from ddcore.distill import InitLaw, Recipe
+from ddcore.distill import Recipe
 from ddcore.errors import InputError
-from ddcore.networks import INIT_LAWS, NETWORKS, Network, generator
+from ddcore.networks import INIT_LAWS, NETWORKS
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
 SCALES = ("smoke", "laptop", "paper")
@@ -57,6 +55,10 @@ class Config(BaseModel):
     epochs: Small = 1
     per_class: Small = 1  # images per class in each step
     soft_labels: bool = False
+    source: str = ""  # the dataset that the initial weights were trained on (adaptation); "": none
+    attacked: Annotated[int, Field(ge=0)] | None = None  # poisoning: the class to be taken for another, the target
+    target: Annotated[int, Field(ge=0)] | None = None
+    pool: Annotated[int, Field(ge=0, le=10_000)] = 0  # pretrained networks to distil with
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     nets: Small = 200  # held-out networks that the images are tested on (a fixed init: 1)
     faithful: bool = False
@@ -78,6 +80,11 @@ class Config(BaseModel):
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def pretrained_on(self) -> str:
+        """The dataset that the initial weights were trained on; "" where they are drawn from a law."""
+        return self.source or ("" if self.attacked is None else self.dataset)
+
+    @property
     def recipe(self) -> Recipe:
         said = {name: getattr(self, name) for name in RECIPE}
         return replace(Recipe.faithful(), **said) if self.faithful else Recipe(**said)
@@ -87,7 +94,8 @@ RECIPE = [field.name for field in fields(Recipe) if field.name in Config.model_f
 
 READER = {  # what -p may name, with how its text becomes a value
     "dataset": str, "network": str, "init": str, "steps": int, "epochs": int, "per_class": int, "samples": int,
-    "batch": int, "iterations": int, "seed": int, "nets": int, "soft_labels": None, "faithful": None,
+    "batch": int, "iterations": int, "seed": int, "nets": int, "soft_labels": None, "faithful": None, "source": str,
+    "attacked": int, "target": int, "pool": int,
 }  # fmt: skip
 
 
@@ -141,6 +149,22 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         for kind in IMAGES:
             if kind not in ("distilled", "all"):
                 defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
+    # From pretrained inits.
+    adapt = dict(steps=10, epochs=3, network="lenet", pool=200, samples=8, iterations=1000, batch=256)
+    for source, data in (("mnist", "usps"), ("usps", "mnist"), ("svhn", "mnist")):
+        name, pair = f"table2-{source}-{data}", dict(dataset=data, source=source)
+        defined[f"{name}-random"] = Config(**pair, **adapt)
+        defined[f"{name}-fixed"] = Config(**pair, **{**adapt, "pool": 0, **alone})
+        defined[f"baseline-random-real-{name}"] = Config(
+            **pair, images="random-real", steps=10, epochs=3, pool=200, iterations=200
+        )
+    for data, network, pool, nets in (("mnist", "lenet", 200, 200), ("cifar10", "alexcifarnet", 12, 6)):
+        attack = dict(dataset=data, network=network, attacked=0, target=1, pool=pool, nets=nets)
+        for n in (10, 50, 100, 200, 300):
+            one = attack | dict(per_class=n // 10)
+            defined[f"table3-{data}-{n}"] = Config(**one, samples=16, batch=128, iterations=1000)
+            defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one, images="random-real", iterations=200)
+    defined["baseline-full-usps"] = Config(dataset="usps", images="all", epochs=20, nets=20)
     defined["full-mnist"] = Config(dataset="mnist", images="all", epochs=3, nets=20)
     defined["full-cifar10"] = Config(dataset="cifar10", network="alexcifarnet", images="all", epochs=30, nets=2)
     return defined, aliases
@@ -170,15 +194,24 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if scale not in SCALES:
         raise InputError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     said = {n: parse(n, text) for n, text in (overrides or {}).items()}
+    lacks = {"source": not config.source, "pool": not config.pool} | dict.fromkeys(
+        ("attacked", "target"), config.attacked is None
+    )
+    if useless := [n for n in said if lacks.get(n)]:
+        raise InputError(f"{useless[0]} means nothing to {name}")
     change: dict[str, Any] = {}
     if scale != "paper":
         nets = min(config.nets, 50 if scale == "laptop" else 5)
         change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets}
         change |= {"checks": 5} if scale == "smoke" else {}
+    if scale != "paper" and config.pretrained_on:  # training a pool takes longer than distilling
+        few = 20 if scale == "laptop" else 4
+        change |= {"pool": min(config.pool, few), "nets": min(config.nets, few)}
     if scale == "smoke":
+        change |= {"source": "digits"} if config.source else {}
         change |= {"dataset": "digits", "network": "lenet", "samples": min(2, config.samples), "batch": 64}
     dataset = said.get("dataset", change.get("dataset", config.dataset))
-    if "dataset" in said:
+    if "dataset" in said and not config.source:
         change["network"] = "alexcifarnet" if dataset.startswith("cifar10") else "lenet"
     if said.get("faithful"):
         cifar = dataset.startswith("cifar10")
@@ -199,11 +232,11 @@ def parse(name: str, text: str) -> Any:
     """The typed value of `-p name=text`."""
     if name not in READER:
         raise InputError(f"unknown parameter {name!r}{did_you_mean(name, READER) or ''}; allowed: {', '.join(READER)}")
-    if name == "dataset" and text not in NAMES and not text.startswith("folder:"):
+    if name in ("dataset", "source") and text not in NAMES and not text.startswith("folder:"):
         raise InputError(
             f"unknown dataset {text!r}{did_you_mean(text, NAMES)}; allowed: {', '.join(NAMES)}, folder:PATH"
         )
-    if text.startswith("folder:") and name == "dataset":
+    if name in ("dataset", "source") and text.startswith("folder:"):
         return "folder:" + os.path.abspath(os.path.expanduser(text.removeprefix("folder:")))
     if name in ("soft_labels", "faithful"):
         if text.lower() not in ("true", "false"):
@@ -214,16 +247,3 @@ def parse(name: str, text: str) -> Any:
         return kind(text)
     except ValueError:
         raise InputError(f"{name}={text}: a whole number is allowed") from None
-
-
-def init_law(config: Config, network: Network) -> InitLaw:
-    """p(theta_0): a fixed init ignores its generator."""
-    if config.fixed:
-        theta = network.init(config.init, generator(config.seed, "init"))
-        return lambda rng: theta
-    return lambda rng: network.init(config.init, rng)
-
-
-def networks(config: Config, p: InitLaw, n: int, stream: str = "test", first: int = 0) -> Tensor:
-    """Held-out networks `first` .. `first + n - 1` of a stream, [n, P]."""
-    return torch.stack([p(generator(config.seed, stream, j)) for j in range(first, first + n)])

@@ -116,11 +116,12 @@ def metric(values: Tensor) -> dict[str, Any]:
     std = values.std(0) if len(values) > 1 else None
     mean = values.mean(0)
     per_network = values.dim() == 1
+    rows = values.tolist()
     return {
         "mean": mean.item() if per_network else mean.tolist(),
         "std": None if std is None else std.item() if per_network else std.tolist(),
         "n": len(values),
-        "values": [round(v, 6) for v in values.tolist()] if per_network else [],
+        "values": [round(v, 6) if per_network else [round(x, 6) for x in v] for v in rows],
     }
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from torch import Tensor
 
-from ddcore.companion import baseline, records
-from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, init_law, networks, parse, resolve
+from ddcore.companion import baseline, inits, records
+from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
-from ddcore.datasets import Dataset, cache_folder, load
+from ddcore.datasets import Dataset, cache_folder
 from ddcore.distill import distill
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
-from ddcore.evaluate import evaluate
-from ddcore.networks import Network, as_network
-from ddcore.unroll import EAGER, Steps, compiled_steps, train
+from ddcore.evaluate import confusion, evaluate
+from ddcore.networks import Network
+from ddcore.objectives import poisoned
+from ddcore.unroll import EAGER, compiled_steps, train
 
 STACK = 20  # networks tested at once
 COMPILE_FROM = 4_000  # outer steps x inner steps from which compiling pays
@@ -40,8 +43,7 @@ def run(
     if not (force or own_images) and (found := records.at(experiment, config.key)) is not None:
         return found
     check_device(device)
-    data = load(config.dataset).to(device)
-    network = as_network(config.network, *data.shape, len(data.classes))
+    data, network = inits.prepare(config, device)
     folder = checkpoints or cache_folder() / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / f"{config.key}.lock"):
@@ -66,15 +68,19 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
         dist.barrier()
     compiled = next((way for way, path in left.items() if path.exists()), compiled)  # a checkpoint is obeyed
     checkpoint = left[compiled]
+    pretrained = bool(config.pretrained_on) or config.images == "all"
+    pool = inits.pool(config, device) if pretrained else None
+    p = inits.init_law(config, network)
+    choosing = inits.networks(config, network, inits.choosing(config), "validation").to(device)
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
     environment = records.environment(device, compiled, _world())
-    p = init_law(config, network)
+    asked = data if config.attacked is None else poisoned(data, config.attacked, config.target)
     if config.images == "distilled":
         distilled, how = distill(
-            network, data, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
+            network, asked, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
             soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
-            held_out=networks(config, p, 1, "validation").to(device) if config.fixed else None,
+            held_out=choosing,
             checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
         )  # fmt: skip
     else:
@@ -82,23 +88,31 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     if _rank() > 0:
         return None
     before = how.pop("before", 0.0)
+    how |= {"pool": pool} if pretrained else {}
     stored = None
     if distilled is not None:
-        init = {n: t[0] for n, t in network.unflatten(networks(config, p, 1)).items()} if config.fixed else None
+        init = {n: t[0] for n, t in network.unflatten(inits.networks(config, network, 1)).items()}
+        init = init if config.fixed else None
+        law = f"trained on {config.pretrained_on}" if config.pretrained_on else config.init
         meta = {"objective": "cross_entropy", **distilled.meta, "architecture": config.network}
-        meta |= {"init_law": config.init, "fixed_init": config.fixed}
+        meta |= {"init_law": law, "fixed_init": config.fixed}
+        if config.attacked is not None:
+            meta["objective"] = f"{data.classes[config.attacked]} taken for {data.classes[config.target]}"
         stored = checkpoint.with_suffix(".distilled")
         DistilledData(distilled.images, distilled.labels, distilled.lrs, distilled.soft_labels, init, meta).save(stored)
         distilled = DistilledData.load(stored).to(device)
     content = {
         "experiment": experiment, "scale": scale, "key": config.key, "config": config.model_dump(), "overrides": said,
-        "metrics": measure(config, network, distilled, how, data, steps=steps),
+        "metrics": measure(config, network, distilled, how, data),
         "environment": {**environment, "started": started, "seconds": round(time.monotonic() - began + before)},
         "data": {"name": data.name, "sha256": data.sha256},
         "distillation": how,
         "algorithm_version": ALGORITHM_VERSION,
     }  # fmt: skip
-    record = records.write(records.root_for(experiment, scale, config.dataset, said), content, stored)
+    root = records.root_for(experiment, scale, config.dataset, said)
+    record = records.write(root, content, stored)
+    if pretrained:
+        inits.keep(config, root)
     for path in filter(None, (stored, checkpoint)):
         path.unlink(missing_ok=True)
     return record
@@ -106,28 +120,60 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
 
 def measure(
     config: Config, network: Network, distilled: DistilledData | None, how: dict, data: Dataset,
-    nets: int | None = None, steps: Steps = EAGER,
+    nets: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Test accuracy of the held-out networks after and before training on the distilled data; of a fixed init also
-    after each gradient step."""
-    p, total = init_law(config, network), 1 if config.fixed else nets or config.nets
-    if config.images != "distilled":
-        found = baseline.measure(config, network, distilled, how, data, p, total, steps)
-        return {name: records.metric(values) for name, values in found.items()}
-    after, before = [], []
-    for first in range(0, total, STACK):
-        theta = networks(config, p, min(STACK, total - first), first=first)
-        if distilled.init is not None:  # the stored weights are the truth, not what this PyTorch draws from the seed
-            theta = network.flatten(distilled.init).cpu()
-        theta = theta.to(data.test[0].device)
-        before.append(evaluate(network, theta, *data.test))
-        after.append(evaluate(network, train(network, distilled, theta), *data.test))
-    found = {"test_accuracy": torch.cat(after), "test_accuracy_before": torch.cat(before)}
+    """What the held-out networks score on the test images after and before training on the distilled data; of a fixed
+    init also the accuracy after each gradient step."""
+    total = 1 if config.fixed else nets or config.nets
+    if config.images.startswith("neighbour"):
+        return {"test_accuracy": records.metric(baseline.neighbours(config, distilled, data, total))}
+    found: dict[str, list[Tensor]] = {}
+    for before, after in _held_out(config, network, distilled, how, data, total):
+        scores = _scores(config, network, after, data)
+        if before is not None:
+            scores |= {f"{name}_before": values for name, values in _scores(config, network, before, data).items()}
+        for name, values in scores.items():
+            found.setdefault(name, []).append(values)
     if config.fixed:
-        path = torch.empty(len(distilled.order()), *theta.shape, device=theta.device)
-        end = train(network, distilled, theta, keep=path)
-        found["test_accuracy_by_step"] = torch.stack([evaluate(network, t, *data.test) for t in (*path, end)], dim=1)
-    return {name: records.metric(values) for name, values in found.items()}
+        path = torch.empty(len(distilled.order()), *before.shape, device=before.device)
+        train(network, distilled, before, keep=path)
+        along = [evaluate(network, theta, *data.test) for theta in (*path, after)]
+        found["test_accuracy_by_step"] = [torch.stack(along, dim=1)]
+    return {name: records.metric(torch.cat(parts)) for name, parts in found.items()}
+
+
+def _held_out(config, network, distilled, how, data, total) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """The weights of the held-out networks before and after, some at a time; of those trained on everything there is
+    no before."""
+    device = data.test[0].device
+    if config.images not in ("distilled", "all"):
+        yield from baseline.runs(config, network, distilled, how, data, total)
+        return
+    for first in range(0, total, STACK):
+        n = min(STACK, total - first)
+        if config.images == "all":
+            yield None, inits.weights(inits.training_of(config), "test", range(first, first + n)).to(device)
+            continue
+        # a fixed init's stored weights are the truth, not what this PyTorch draws from the seed
+        stored = distilled.init
+        theta = inits.networks(config, network, n, first=first) if stored is None else network.flatten(stored)
+        yield theta.to(device), train(network, distilled, theta.to(device))
+
+
+def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> dict[str, Tensor]:
+    """Accuracy [n] on the test images; of an attack also Table 3's columns [n] and Fig. 6's accuracies [n, K]."""
+    if config.attacked is None:
+        return {"test_accuracy": evaluate(network, theta, *data.test)}
+    taken = confusion(network, theta, *data.test).double()  # [n, class, taken for]
+    right, of_class = taken.diagonal(dim1=1, dim2=2), taken.sum(2)
+    kept, sent = right[:, config.attacked], taken[:, config.attacked, config.target]
+    return {
+        "test_accuracy": right.sum(1) / of_class.sum(1),
+        "attacked_correct": kept / of_class[:, config.attacked],
+        "attacked_as_target": sent / of_class[:, config.attacked],
+        "accuracy_wrt_modified": (right.sum(1) - kept + sent) / of_class.sum(1),
+        "class_accuracy": right / of_class,
+    }
 
 
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
@@ -140,8 +186,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
         config = Config(**record.config)
     except ValidationError:
         return False, f"{record.experiment} FAIL (the record's configuration is not one)"
-    data = load(config.dataset, download=False)
-    network = as_network(config.network, *data.shape, len(data.classes))
+    data, network = inits.prepare(config, download=False)
     total = 1 if config.fixed else min(nets or config.nets, config.nets)
     stored = record.distilled if config.images != "all" else None
     now = measure(config, network, stored, record.distillation, data, total)
@@ -157,23 +202,22 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     }
     for name, found in now.items():
         stated = record.metrics.get(name, {"mean": math.nan, "values": []})
-        if isinstance(found["mean"], list):
-            faults[f"{name} is another"] = any(map(_differ, stated["mean"], found["mean"]))
-        else:
-            faults[f"{name} is another"] = _differ(_mean(stated["values"][:total]), found["mean"])
-            faults[f"{name}'s mean is not that of its values"] = _differ(_mean(stated["values"]), stated["mean"])
+        values = stated["values"] or ([stated["mean"]] if isinstance(stated["mean"], list) else [])
+        faults[f"{name} is another"] = _differ(_mean(values[:total]), found["mean"])
+        faults[f"{name}'s mean is not that of its values"] = _differ(_mean(values), stated["mean"])
     said = "".join(f"; {fault}" for fault, holds in faults.items() if holds)
-    stated, ours = _mean(record.metrics["test_accuracy"]["values"][:total]), now["test_accuracy"]["mean"]
+    stated, ours = _mean(record.metrics["test_accuracy"]["values"][:total]).item(), now["test_accuracy"]["mean"]
     numbers = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}"
     return not said, f"{record.experiment} {'FAIL' if said else 'PASS'} ({numbers}{said})"
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _mean(values: list) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).mean(0)
 
 
-def _differ(a: float, b: float) -> bool:
-    return not abs(a - b) <= TOLERANCE  # nan differs
+def _differ(a, b) -> bool:
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    return a.shape != b.shape or not bool(((a - b).abs() <= TOLERANCE).all())  # nan differs
 
 
 class _only_one:

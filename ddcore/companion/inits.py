@@ -1,0 +1,169 @@
+"""Where a configuration's initial weights come from: a law (section 4.1), or a pool of pretrained networks (4.2).
+
+A pool's networks are numbered in two streams: "pool", of which the first `config.pool` are distilled with and the next
+are for choices, and "test", which nothing but the test sees. Network j of a stream follows from the configuration, the
+stream and j alone. They are trained a few at a time, each few stored in the user's cache when done: an interrupted pool
+goes on, and several processes share the work. Weights are rounded to float16 before any use, so that the held-out
+networks that are committed with the records are those that the records were tested on.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ddcore import objectives
+from ddcore.companion import records
+from ddcore.companion.experiments import Config
+from ddcore.datasets import Dataset, load
+from ddcore.distill import InitLaw
+from ddcore.evaluate import evaluate
+from ddcore.networks import Network, as_network, generator
+from ddcore.pretrain import pretrain
+from ddcore.unroll import EAGER, Steps, compiled_steps
+
+TOGETHER = {"lenet": 4, "alexcifarnet": 1}  # networks trained at once and stored in one file
+COMMITTED = 20  # held-out networks of a pool that are kept beside the records
+TRAINING = {  # MNIST and what is not named: three epochs
+    "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 20}, "svhn": {"epochs": 4}, "cifar10": {"epochs": 8},
+}  # fmt: skip
+
+
+def training_of(config: Config) -> Config:
+    """What the networks that a configuration starts from, or consists of, were trained on, and how long."""
+    if config.images == "all":
+        return config.model_copy(update={"nets": Config.model_fields["nets"].default})
+    source = config.pretrained_on
+    how = TRAINING.get(source.removesuffix("-jpeg"), {"epochs": 3})
+    return Config(dataset=source, images="all", network=config.network, init=config.init, **how)
+
+
+def prepare(config: Config, device: str = "cpu", download: bool = True) -> tuple[Dataset, Network]:
+    """The configuration's dataset, as its networks can read it, and the architecture; InputError where they do not
+    match, or where a class to be attacked is not there."""
+    data = load(config.dataset, download=download)
+    if config.source:
+        known = _header(_stored(training_of(config), "test", range(1), device)[0])
+        data = objectives.matched(data, config.source, known["classes"], known["channels"])
+    if config.attacked is not None:
+        objectives.poisoned(data, config.attacked, config.target)
+    data = data.to(device)
+    return data, as_network(config.network, *data.shape, len(data.classes))
+
+
+def init_law(config: Config, network: Network) -> InitLaw:
+    """p(theta_0). A fixed init ignores its generator; a pool is drawn from with replacement."""
+    if config.fixed:
+        theta = networks(config, network, 1)[0]
+        return lambda rng: theta
+    if config.pretrained_on:
+        pool = weights(training_of(config), "pool", range(config.pool))
+        return lambda rng: pool[torch.randint(len(pool), (), generator=rng)]
+    return lambda rng: network.init(config.init, rng)
+
+
+def networks(config: Config, network: Network, n: int, stream: str = "test", first: int = 0) -> Tensor:
+    """Networks `first` .. `first + n - 1` of "validation" or "test", [n, P]; of a fixed init the one there is."""
+    which = range(first, first + n)
+    if config.pretrained_on:
+        if config.fixed:
+            return weights(training_of(config), "test", range(1))
+        if stream == "validation":
+            stream, which = "pool", range(config.pool + first, config.pool + first + n)
+        return weights(training_of(config), stream, which)
+    if config.fixed:
+        return network.init(config.init, generator(config.seed, "init"))[None]
+    return torch.stack([network.init(config.init, generator(config.seed, stream, j)) for j in which])
+
+
+def choosing(config: Config) -> int:
+    """How many networks choices are made on."""
+    return 1 if config.fixed else min(20, max(4, config.pool // 10)) if config.pretrained_on else 10
+
+
+def weights(training: Config, stream: str, which: range, device: str = "cpu") -> Tensor:
+    """Networks `which` of a pool's stream, float32 [n, P], trained now where they are not stored."""
+    files, skipped = _stored(training, stream, which, device), which.start % TOGETHER[training.network]
+    parts = []
+    for path in files:
+        with safe_open(path, "pt") as file:
+            parts.append(file.get_tensor("theta"))
+    return torch.cat(parts)[skipped : skipped + len(which)].float()
+
+
+def pool(config: Config, device: str) -> dict:
+    """Train what is missing of a configuration's networks; for its record: how they do on the source's validation
+    images, the seconds that training took, and the source files' sha256."""
+    training = training_of(config)
+    files = _stored(training, "test", range(1 if config.fixed else config.nets), device)
+    if config.pool:
+        files += _stored(training, "pool", range(config.pool + choosing(config)), device)
+    headers = [_header(path) for path in files]
+    accuracy = [a for header in headers for a in header["accuracy"]]
+    return {
+        "networks": len(accuracy), "validation_accuracy": sum(accuracy) / len(accuracy), "lowest": min(accuracy),
+        "seconds": round(sum(header["seconds"] for header in headers)), "sha256": headers[0]["sha256"],
+    }  # fmt: skip
+
+
+def keep(config: Config, root: Path) -> None:
+    """Copy the first held-out networks beside the records in `root`, so that these can be verified in a minute."""
+    for path in _stored(training := training_of(config), "test", range(min(config.nets, COMMITTED))):
+        to = root / "networks" / training.key / path.name
+        if not to.exists():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to.with_suffix(".part"))
+            to.with_suffix(".part").replace(to)
+
+
+def _stored(training: Config, stream: str, which: range, device: str = "cpu") -> list[Path]:
+    """The files that hold networks `which`, in order; those that are nowhere are made in the user's cache."""
+    together, folder = TOGETHER[training.network], f"networks/{training.key}"
+    firsts = range(which.start // together * together, which.stop, together)
+    names = [f"{stream}-{first:04}.safetensors" for first in firsts]
+    places = [root / folder for root in records.roots()]
+    found = {name: next((p / name for p in places if (p / name).is_file()), None) for name in names}
+    missing = {name: first for name, first in zip(names, firsts, strict=True) if found[name] is None}
+    if missing:
+        data, steps = load(training.dataset).to(device), EAGER if training.dataset == "digits" else compiled_steps()
+        places[-1].mkdir(parents=True, exist_ok=True)
+        said = f"networks trained on {training.dataset}"
+        with tqdm(total=len(missing) * together, desc=said, file=sys.stderr) as bar:
+            for patience in (0, -1):  # first what nobody else is at, then wait for the rest
+                for name, first in missing.items():
+                    path = found[name] = places[-1] / name
+                    try:
+                        with FileLock(path.with_suffix(".lock"), timeout=patience):
+                            if not path.exists():
+                                _train(training, data, stream, range(first, first + together), steps, path)
+                                bar.update(together)
+                    except Timeout:
+                        pass
+    return list(found.values())
+
+
+def _train(training: Config, data: Dataset, stream: str, which: range, steps: Steps, path: Path) -> None:
+    began, network = time.monotonic(), as_network(training.network, *data.shape, len(data.classes))
+    how = {"epochs": training.epochs, "batch": training.batch, "stream": stream, "step_functions": steps}
+    theta = pretrain(network, data, lambda rng: network.init(training.init, rng), which, **how).half()
+    accuracy = evaluate(network, theta.float(), *data.validation).tolist()
+    header = {
+        "dataset": data.name, "sha256": data.sha256, "classes": data.classes, "channels": data.shape[0],
+        "accuracy": accuracy, "seconds": time.monotonic() - began,
+    }  # fmt: skip
+    part = path.with_suffix(".part")
+    save_file({"theta": theta.cpu()}, part, {"ddcore": json.dumps(header)})
+    part.replace(path)
+
+
+def _header(path: Path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["ddcore"])
