@@ -154,7 +154,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     for source, data in (("mnist", "usps"), ("usps", "mnist"), ("svhn", "mnist")):
         name, pair = f"table2-{source}-{data}", dict(dataset=data, source=source)
         defined[f"{name}-random"] = Config(**pair, **adapt)
-        defined[f"{name}-fixed"] = Config(**pair, **{**adapt, "pool": 0, **alone})
+        defined[f"{name}-fixed"] = Config(**pair, **{**adapt, "pool": 0, "iterations": 3000, **alone})
         defined[f"baseline-random-real-{name}"] = Config(
             **pair, images="random-real", steps=10, epochs=3, pool=200, iterations=200
         )
