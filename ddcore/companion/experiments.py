@@ -133,7 +133,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
             few = {"samples": 16, "iterations": 400} if one and n >= 10 else {}  # 64 networks would take hours
             defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one | few)
         for n in (5, 10, 20, 30):
-            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **many if n > 5 else {})
+            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **many)
         for k in (1, 5, 10, 20, 30):
             defined[f"fig4a-{data}-{k}"] = with_(base, steps=k, epochs=2, **more)
         for e in (4, 5):
