@@ -57,7 +57,7 @@ def test_run_ends_with_the_folder_and_leaves_no_checkpoint(ddcore, apart):
 
 def test_run_returns_the_record_that_is_there(ddcore, record, monkeypatch):
     before = (record / "record.json").stat().st_mtime_ns
-    monkeypatch.setattr(run, "load", None)  # the data need not be there
+    monkeypatch.setattr(run.inits, "load", None)  # the data need not be there
     done = ddcore("run", "tiny")
     assert done.status == 0 and done.out == [str(record)] and len(done.err) == 1
     assert (record / "record.json").stat().st_mtime_ns == before
