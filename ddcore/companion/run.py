@@ -71,16 +71,15 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     pretrained = bool(config.pretrained_on) or config.images == "all"
     pool = inits.pool(config, device) if pretrained else None
     p = inits.init_law(config, network)
-    choosing = inits.networks(config, network, inits.choosing(config), "validation").to(device)
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
     environment = records.environment(device, compiled, _world())
-    asked = data if config.attacked is None else poisoned(data, config.attacked, config.target)
     if config.images == "distilled":
+        asked = data if config.attacked is None else poisoned(data, config.attacked, config.target)
         distilled, how = distill(
             network, asked, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
             soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
-            held_out=choosing,
+            held_out=inits.networks(config, network, inits.choosing(config), "validation").to(device),
             checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
         )  # fmt: skip
     else:
@@ -91,8 +90,9 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     how |= {"pool": pool} if pretrained else {}
     stored = None
     if distilled is not None:
-        init = {n: t[0] for n, t in network.unflatten(inits.networks(config, network, 1)).items()}
-        init = init if config.fixed else None
+        init = None
+        if config.fixed:
+            init = {n: t[0] for n, t in network.unflatten(inits.networks(config, network, 1)).items()}
         law = f"trained on {config.pretrained_on}" if config.pretrained_on else config.init
         meta = {"objective": "cross_entropy", **distilled.meta, "architecture": config.network}
         meta |= {"init_law": law, "fixed_init": config.fixed}
