@@ -33,6 +33,7 @@ from ddcore.unroll import EAGER, Objective, Steps, cross_entropy, meta_gradient,
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
 
 CHECKPOINT_SECONDS = 10.0
+LEARNED = ("images", "raw", "soft_labels")
 RETURNS = 5  # how often a loss that is not finite is answered by going back to the best images with half the step size
 
 
@@ -48,8 +49,9 @@ class Recipe:
       factor);
     - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they warm up over 20 outer
       steps and then fall to zero along a line, instead of being halved every tenth of the run;
-    - the images that were best on the validation split are returned, instead of the last ones; a loss that is not
-      finite is answered by going back to them with half the step size;
+    - the images that were best on the validation split are returned, instead of the last ones (with `average`, a
+      running mean of images and rates is compared too); a loss that is not finite is answered by going back to them
+      with half the step size;
     - several networks per outer step for random inits, and far fewer outer steps (the paper: about 23,600 on MNIST).
 
     In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training
@@ -66,6 +68,7 @@ class Recipe:
     noise: float = 0.2
     clip: float = 0.1  # 0: never
     checks: int = 25  # comparisons on the validation split; 0: none, the last images are taken
+    average: float = 0.0  # weight of the past in the running mean, 0.98: some 50 outer steps; 0: none is kept
     common_batch: bool = False
     halving: bool = False
 
@@ -122,14 +125,16 @@ def distill(
             state.step(gradient)
             diverged = not math.isfinite(loss)
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
-                theta = train(network, state.distilled(), held_out)
-                right = evaluate(network, theta, *data.validation)
-                accuracy = _from_first_process(torch.where(theta.isfinite().all(1), right, 0.0).mean())
-                look = {"step": state.k, "loss": loss, "accuracy": accuracy, "seconds": time.monotonic() - started}
-                state.history.append(look)
-                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * accuracy:.2f}%")
-                if accuracy > state.best_accuracy:
-                    state.remember(accuracy)
+                look = {"step": state.k, "loss": loss}
+                for name, learned in state.candidates().items():
+                    theta = train(network, state.distilled(learned), held_out)
+                    right = evaluate(network, theta, *data.validation)
+                    accuracy = _from_first_process(torch.where(theta.isfinite().all(1), right, 0.0).mean())
+                    look[name] = accuracy
+                    if accuracy > state.best_accuracy:
+                        state.remember(accuracy, learned)
+                state.history.append({**look, "seconds": time.monotonic() - started})
+                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * look['accuracy']:.2f}%")
             if diverged and not (every and state.go_back()):
                 if state.best_step == 0:
                     rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
@@ -201,11 +206,16 @@ class OuterState:
         self.adam.step()
         for moments in self.adam.state.values():
             moments["step"].zero_()
+        self.mean = [t.clone() for t in self.learned] if recipe.average else []
         self.k, self.returns, self.best_step, self.best_accuracy, self.history = 0, 0, 0, 0.0, []
         self.best = {name: t.clone() for name, t in self._tensors().items()}
 
-    def distilled(self) -> DistilledData:
-        images, raw, soft = (*(t.clone() for t in self.learned), None)[:3]
+    def candidates(self) -> dict[str, list[Tensor]]:
+        """What is compared on the validation split: the last images, rates and soft labels, and their running mean."""
+        return {"accuracy": self.learned} | ({"accuracy_of_mean": self.mean} if self.mean else {})
+
+    def distilled(self, learned: list[Tensor] | None = None) -> DistilledData:
+        images, raw, soft = (*(t.clone() for t in learned or self.learned), None)[:3]
         return DistilledData(images, self.start.labels, F.softplus(raw), soft, meta=self.start.meta)
 
     def step(self, gradient: list[Tensor]) -> None:
@@ -218,11 +228,14 @@ class OuterState:
         for t, g, group, rate in zip(self.learned, scaled, self.adam.param_groups, rates, strict=False):
             t.grad, group["lr"] = g, rate * pace
         self.adam.step()
+        for mean, t in zip(self.mean, self.learned, strict=False):
+            mean.lerp_(t, 1 - self.recipe.average)
         self.k += 1
 
-    def remember(self, accuracy: float) -> None:
+    def remember(self, accuracy: float, learned: list[Tensor]) -> None:
         self.best_step, self.best_accuracy = self.k, accuracy
         self.best = {name: t.clone() for name, t in self._tensors().items()}
+        self.best |= {name: t.clone() for name, t in zip(LEARNED, learned, strict=False)}
 
     def restore(self) -> None:
         for name, t in self._tensors().items():
@@ -237,7 +250,7 @@ class OuterState:
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that changes from step to step, by name; the tensors themselves, not copies."""
         found = {}
-        for name, t in zip(("images", "raw", "soft_labels"), self.learned, strict=False):
+        for name, t in zip(LEARNED, self.learned, strict=False):
             moments = self.adam.state[t]
             found |= {
                 name: t,
@@ -245,7 +258,7 @@ class OuterState:
                 f"{name}.v": moments["exp_avg_sq"],
                 f"{name}.t": moments["step"],
             }
-        return found
+        return found | {f"{name}.mean": t for name, t in zip(LEARNED, self.mean, strict=False)}
 
     def _numbers(self) -> dict:
         return {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history")}

@@ -51,11 +51,30 @@ def test_random_inits_learn_and_the_same_seed_gives_the_same_images():
     assert not torch.equal(first.images, other.images)
 
 
-def test_the_images_returned_are_the_best_ones_on_the_validation_split():
+@pytest.mark.parametrize("average", [0, 0.5, 0.9])
+def test_the_images_returned_are_the_best_ones_on_the_validation_split(average):
     held_out = torch.stack([law(generator("held out", j)) for j in range(4)])
-    distilled, how = quick(held_out=held_out)
+    distilled, how = quick(replace(QUICK, average=average), held_out=held_out)
     accuracy = evaluate(SMALL, train(SMALL, distilled, held_out), *load("digits").validation).mean().item()
-    assert accuracy == max(h["accuracy"] for h in how["history"])
+    names = ["accuracy", "accuracy_of_mean"] if average else ["accuracy"]
+    assert accuracy == max(h[name] for h in how["history"] for name in names)
+
+
+def test_the_running_mean_follows_images_and_rates_and_can_be_returned():
+    start = module._start(load("digits"), 1, 1, 1, False, QUICK, 0)
+    state = OuterState(start, replace(QUICK, average=0.75))
+    gradient = [torch.randn_like(start.images), torch.ones_like(start.lrs)]
+    seen = [[t.clone() for t in state.learned]]
+    for _ in range(2):
+        state.step(gradient)
+        seen.append([t.clone() for t in state.learned])
+    for mean, (a, b, c) in zip(state.mean, zip(*seen, strict=True), strict=True):
+        torch.testing.assert_close(mean, 0.75**2 * a + 0.75 * 0.25 * b + 0.25 * c)
+    state.remember(0.5, state.mean)
+    expected = state.distilled(state.mean)
+    state.step(gradient)
+    state.restore()
+    assert torch.equal(state.distilled().images, expected.images) and torch.equal(state.distilled().lrs, expected.lrs)
 
 
 def test_images_rates_and_soft_labels_are_all_learned():
@@ -106,8 +125,10 @@ def test_networks_that_are_not_finite_are_right_about_nothing():
     assert [h["accuracy"] for h in how["history"]] == [0, 0, 0, 0]
 
 
-def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch):
-    whole, how = quick()
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch, average):
+    recipe = replace(QUICK, average=average)
+    whole, how = quick(recipe)
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
 
     class Cut(Exception):
@@ -120,8 +141,8 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch):
         return module.cross_entropy(logits, labels)
 
     with pytest.raises(Cut):
-        quick(objective=cut, checkpoint=tmp_path / "c.safetensors", identity="a")
-    resumed, again = quick(checkpoint=tmp_path / "c.safetensors", identity="a")
+        quick(recipe, objective=cut, checkpoint=tmp_path / "c.safetensors", identity="a")
+    resumed, again = quick(recipe, checkpoint=tmp_path / "c.safetensors", identity="a")
     assert torch.equal(whole.images, resumed.images) and torch.equal(whole.lrs, resumed.lrs)
     assert [h["loss"] for h in how["history"]] == [h["loss"] for h in again["history"]]
     assert again["before"] > 0

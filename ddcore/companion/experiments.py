@@ -72,6 +72,7 @@ class Config(BaseModel):
     noise: Rate = 0.2
     clip: float = 0.1
     checks: int = 25
+    average: float = 0.0
 
     @property
     def key(self) -> str:

@@ -33,7 +33,7 @@ from ddcore.unroll import EAGER, Steps, compiled_steps
 TOGETHER = {"lenet": 4, "alexcifarnet": 1}  # networks trained at once and stored in one file
 COMMITTED = 20  # held-out networks of a pool that are kept beside the records
 TRAINING = {  # MNIST and what is not named: three epochs
-    "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 20}, "svhn": {"epochs": 4}, "cifar10": {"epochs": 8},
+    "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 6, "batch": 128}, "svhn": {"epochs": 4}, "cifar10": {"epochs": 8},
 }  # fmt: skip
 
 
