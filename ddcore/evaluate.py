@@ -26,3 +26,21 @@ def confusion(network: Network, theta: Tensor, images: Tensor, labels: Tensor) -
     k = network.classes
     cells = labels * k + predict(network, theta, images)  # [N, B]
     return torch.stack([row.bincount(minlength=k * k) for row in cells]).view(len(theta), k, k)
+
+
+def attack_scores(network: Network, theta: Tensor, images: Tensor, labels: Tensor, attacked: int, target: int):
+    """Table 3's columns [N] and Fig. 6's accuracy of each class [N, K], all in [0, 1], by name.
+
+    attacked_correct: images of the attacked class that are still right; attacked_as_target: those taken for the target;
+    accuracy_wrt_modified: right answers where the attacked class is labelled as the target.
+    """
+    taken = confusion(network, theta, images, labels).double()  # [N, class, taken for]
+    right, of_class = taken.diagonal(dim1=1, dim2=2), taken.sum(2)
+    kept, sent = right[:, attacked], taken[:, attacked, target]
+    return {
+        "test_accuracy": right.sum(1) / of_class.sum(1),
+        "attacked_correct": kept / of_class[:, attacked],
+        "attacked_as_target": sent / of_class[:, attacked],
+        "accuracy_wrt_modified": (right.sum(1) - kept + sent) / of_class.sum(1),
+        "class_accuracy": right / of_class,
+    }

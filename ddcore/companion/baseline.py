@@ -16,7 +16,7 @@ from ddcore.distill import InitLaw
 from ddcore.distilled import DistilledData, class_major
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, generator
-from ddcore.objectives import poisoned, relabelled
+from ddcore.objectives import relabelled
 from ddcore.unroll import Steps, train
 
 RUNS = 20  # of a choice on the validation split, at most as many as there are test runs
@@ -41,7 +41,7 @@ def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Step
     images = draw(_run(config, "test", 0))
     if config.images.startswith("neighbour"):
         return class_major(data, images, torch.zeros(config.epochs, config.steps, device=images.device)), {}
-    asked = data if config.attacked is None else poisoned(data, config.attacked, config.target)
+    asked = inits.asked(config, data)
     learned = baselines.learned_rates(
         network, asked, p, draw, config.epochs, iterations=config.iterations, seed=config.seed, step_functions=steps,
         labelled=labelled,

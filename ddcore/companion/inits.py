@@ -33,7 +33,8 @@ from ddcore.unroll import EAGER, Steps, compiled_steps
 TOGETHER = {"lenet": 4, "alexcifarnet": 1}  # networks trained at once and stored in one file
 COMMITTED = 20  # held-out networks of a pool that are kept beside the records
 TRAINING = {  # MNIST and what is not named: three epochs
-    "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 6, "batch": 128}, "svhn": {"epochs": 4}, "cifar10": {"epochs": 8},
+    "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 6, "batch": 128}, "svhn": {"epochs": 4},
+    "cifar10": {"epochs": 8},
 }  # fmt: skip
 
 
@@ -53,10 +54,14 @@ def prepare(config: Config, device: str = "cpu", download: bool = True) -> tuple
     if config.source:
         known = _header(_stored(training_of(config), "test", range(1), device)[0])
         data = objectives.matched(data, config.source, known["classes"], known["channels"])
-    if config.attacked is not None:
-        objectives.poisoned(data, config.attacked, config.target)
+    asked(config, data)  # raises where there is no such class
     data = data.to(device)
     return data, as_network(config.network, *data.shape, len(data.classes))
+
+
+def asked(config: Config, data: Dataset) -> Dataset:
+    """What the outer loss is computed on: the dataset, or of an attack the one with the attacked class relabelled."""
+    return data if config.attacked is None else objectives.poisoned(data, config.attacked, config.target)
 
 
 def init_law(config: Config, network: Network) -> InitLaw:
@@ -102,16 +107,26 @@ def weights(training: Config, stream: str, which: range, device: str = "cpu") ->
 def pool(config: Config, device: str) -> dict:
     """Train what is missing of a configuration's networks; for its record: how they do on the source's validation
     images, the seconds that training took, and the source files' sha256."""
-    training = training_of(config)
-    files = _stored(training, "test", range(1 if config.fixed else config.nets), device)
-    if config.pool:
-        files += _stored(training, "pool", range(config.pool + choosing(config)), device)
+    files = [path for stream, which in _needed(config) for path in _stored(training_of(config), stream, which, device)]
     headers = [_header(path) for path in files]
     accuracy = [a for header in headers for a in header["accuracy"]]
     return {
         "networks": len(accuracy), "validation_accuracy": sum(accuracy) / len(accuracy), "lowest": min(accuracy),
         "seconds": round(sum(header["seconds"] for header in headers)), "sha256": headers[0]["sha256"],
     }  # fmt: skip
+
+
+def untrained(config: Config) -> int:
+    """How many of a configuration's networks are stored nowhere."""
+    training = training_of(config)
+    found = [path for stream, which in _needed(config) for path in _places(training, stream, which).values()]
+    return TOGETHER[training.network] * found.count(None)
+
+
+def _needed(config: Config) -> list[tuple[str, range]]:
+    """The networks that are tested, distilled with and chosen on."""
+    mine = [("pool", range(config.pool + choosing(config)))] if config.pool else []
+    return [("test", range(1 if config.fixed else config.nets)), *mine]
 
 
 def keep(config: Config, root: Path) -> None:
@@ -124,22 +139,26 @@ def keep(config: Config, root: Path) -> None:
             to.with_suffix(".part").replace(to)
 
 
+def _places(training: Config, stream: str, which: range) -> dict[str, Path | None]:
+    """The files of networks `which`, in order, and where each is stored."""
+    together, roots = TOGETHER[training.network], records.roots()
+    firsts = range(which.start // together * together, which.stop, together)
+    names = [f"networks/{training.key}/{stream}-{first:04}.safetensors" for first in firsts]
+    return {name: next((root / name for root in roots if (root / name).is_file()), None) for name in names}
+
+
 def _stored(training: Config, stream: str, which: range, device: str = "cpu") -> list[Path]:
     """The files that hold networks `which`, in order; those that are nowhere are made in the user's cache."""
-    together, folder = TOGETHER[training.network], f"networks/{training.key}"
-    firsts = range(which.start // together * together, which.stop, together)
-    names = [f"{stream}-{first:04}.safetensors" for first in firsts]
-    places = [root / folder for root in records.roots()]
-    found = {name: next((p / name for p in places if (p / name).is_file()), None) for name in names}
-    missing = {name: first for name, first in zip(names, firsts, strict=True) if found[name] is None}
-    if missing:
+    found, together = _places(training, stream, which), TOGETHER[training.network]
+    if missing := [name for name, path in found.items() if path is None]:
         data, steps = load(training.dataset).to(device), EAGER if training.dataset == "digits" else compiled_steps()
-        places[-1].mkdir(parents=True, exist_ok=True)
+        (records.roots()[-1] / missing[0]).parent.mkdir(parents=True, exist_ok=True)
         said = f"networks trained on {training.dataset}"
         with tqdm(total=len(missing) * together, desc=said, file=sys.stderr) as bar:
             for patience in (0, -1):  # first what nobody else is at, then wait for the rest
-                for name, first in missing.items():
-                    path = found[name] = places[-1] / name
+                for name in missing:
+                    path = found[name] = records.roots()[-1] / name
+                    first = int(path.stem.removeprefix(f"{stream}-"))
                     try:
                         with FileLock(path.with_suffix(".lock"), timeout=patience):
                             if not path.exists():

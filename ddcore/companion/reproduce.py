@@ -5,8 +5,9 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 
-from ddcore.companion import records
+from ddcore.companion import inits, records
 from ddcore.companion.experiments import EXPERIMENTS, Config
 from ddcore.companion.run import check_device, run
 from ddcore.datasets import is_available
@@ -18,16 +19,17 @@ REAL = {"lenet": 0.00006, "alexcifarnet": 0.001}  # of one real image
 
 @dataclass(frozen=True)
 class Missing:
-    """An experiment without a record, with the copy of its data that is here (None: no copy is)."""
+    """An experiment without a record, with the copy of its data that is here (where none is, what is `absent`)."""
 
     name: str
     config: Config
-    dataset: str | None
+    dataset: str
+    absent: str
     seconds: float
 
 
 def cost(config: Config) -> float:
-    """Core-seconds of a run, roughly, before earlier records correct it."""
+    """Core-seconds of a run, roughly, before earlier records correct it, without those of training a pool."""
     if config.images == "all":
         return config.nets * config.epochs * 50_000 * REAL[config.network]
     if config.images.startswith("neighbour"):
@@ -38,26 +40,29 @@ def cost(config: Config) -> float:
 
 def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
     """What is to be done, in order; `shard` (k, n) takes every n-th experiment, from the k-th."""
-    mine = list(EXPERIMENTS)[shard[0] - 1 :: shard[1]]
-    found, here = [], {}
     ratios = [record.environment["seconds"] / cost(Config(**record.config)) for record in records.everywhere()]
-    ratio = statistics.median(ratios) if ratios else 1.0
-    for name in mine:
+    ratio, found = statistics.median(ratios) if ratios else 1.0, []
+    seen = set()
+    here = cache(lambda name: next(filter(is_available, filter(None, (name, records.COPIES.get(name)))), None))
+    for name in list(EXPERIMENTS)[shard[0] - 1 :: shard[1]]:
         config = EXPERIMENTS[name]
-        if records.find(name) is not None:
-            continue
-        if config.dataset not in here:
-            copies = filter(None, (config.dataset, records.COPIES.get(config.dataset)))
-            here[config.dataset] = next((copy for copy in copies if is_available(copy)), None)
-        found.append(Missing(name, config, here[config.dataset], ratio * cost(config)))
+        if records.find(name) is None:
+            absent = next((n for n in (config.dataset, config.source) if n and here(n) is None), "")
+            seconds = ratio * cost(config)
+            if config.pretrained_on and (key := inits.training_of(config).key) not in seen:  # the first trains the pool
+                seen.add(key)
+                each = inits.training_of(config).model_copy(update={"nets": 1})
+                seconds += ratio * inits.untrained(config) * cost(each)
+            found.append(Missing(name, config, here(config.dataset), absent, seconds))
     return found
 
 
 def plan(shard: tuple[int, int] = (1, 1)) -> str:
     """A line for each missing experiment and their sum."""
     todo = missing(shard)
-    lines = [f"{m.name:26} {m.dataset or m.config.dataset + ' is not here':20} {m.seconds:10,.0f} s" for m in todo]
-    total = sum(m.seconds for m in todo if m.dataset) / 3600
+    where = [f"{m.absent} is not here" if m.absent else m.dataset for m in todo]
+    lines = [f"{m.name:42} {said:20} {m.seconds:10,.0f} s" for m, said in zip(todo, where, strict=True)]
+    total = sum(m.seconds for m in todo if not m.absent) / 3600
     return "\n".join([*lines, f"{len(todo)} of {len(EXPERIMENTS)} experiments missing, about {total:.1f} core-hours"])
 
 
@@ -80,8 +85,8 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
     failed, todo = False, missing(shard)
     try:
         for m in todo:
-            if m.dataset is None:
-                print(f"{m.name}: not run, {m.config.dataset} is not here")
+            if m.absent:
+                print(f"{m.name}: not run, {m.absent} is not here")
                 continue
             began = time.monotonic()
             try:

@@ -22,9 +22,8 @@ from ddcore.datasets import Dataset, cache_folder
 from ddcore.distill import distill
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
-from ddcore.evaluate import confusion, evaluate
+from ddcore.evaluate import attack_scores, evaluate
 from ddcore.networks import Network
-from ddcore.objectives import poisoned
 from ddcore.unroll import EAGER, compiled_steps, train
 
 STACK = 20  # networks tested at once
@@ -75,9 +74,8 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     compiled = steps is not EAGER
     environment = records.environment(device, compiled, _world())
     if config.images == "distilled":
-        asked = data if config.attacked is None else poisoned(data, config.attacked, config.target)
         distilled, how = distill(
-            network, asked, p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
+            network, inits.asked(config, data), p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
             soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
             held_out=inits.networks(config, network, inits.choosing(config), "validation").to(device),
             checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
@@ -164,16 +162,7 @@ def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> d
     """Accuracy [n] on the test images; of an attack also Table 3's columns [n] and Fig. 6's accuracies [n, K]."""
     if config.attacked is None:
         return {"test_accuracy": evaluate(network, theta, *data.test)}
-    taken = confusion(network, theta, *data.test).double()  # [n, class, taken for]
-    right, of_class = taken.diagonal(dim1=1, dim2=2), taken.sum(2)
-    kept, sent = right[:, config.attacked], taken[:, config.attacked, config.target]
-    return {
-        "test_accuracy": right.sum(1) / of_class.sum(1),
-        "attacked_correct": kept / of_class[:, config.attacked],
-        "attacked_as_target": sent / of_class[:, config.attacked],
-        "accuracy_wrt_modified": (right.sum(1) - kept + sent) / of_class.sum(1),
-        "class_accuracy": right / of_class,
-    }
+    return attack_scores(network, theta, *data.test, config.attacked, config.target)
 
 
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
