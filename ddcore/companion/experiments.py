@@ -151,11 +151,11 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
             if kind not in ("distilled", "all"):
                 defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
     # From pretrained inits.
-    adapt = dict(steps=10, epochs=3, network="lenet", pool=200, samples=8, iterations=1000, batch=256)
+    adapt = dict(steps=10, epochs=3, network="lenet", pool=200, samples=8, iterations=1000, batch=256, average=0.98)
     for source, data in (("mnist", "usps"), ("usps", "mnist"), ("svhn", "mnist")):
         name, pair = f"table2-{source}-{data}", dict(dataset=data, source=source)
         defined[f"{name}-random"] = Config(**pair, **adapt)
-        defined[f"{name}-fixed"] = Config(**pair, **{**adapt, "pool": 0, "iterations": 3000, **alone})
+        defined[f"{name}-fixed"] = Config(**pair, **{**adapt, "pool": 0, "iterations": 3000, "average": 0.0, **alone})
         defined[f"baseline-random-real-{name}"] = Config(
             **pair, images="random-real", steps=10, epochs=3, pool=200, iterations=200
         )
@@ -163,7 +163,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         attack = dict(dataset=data, network=network, attacked=0, target=1, pool=pool, nets=nets)
         for n in (10, 50, 100, 200, 300):
             one = attack | dict(per_class=n // 10)
-            defined[f"table3-{data}-{n}"] = Config(**one, samples=16, batch=128, iterations=1000)
+            defined[f"table3-{data}-{n}"] = Config(**one, samples=8, batch=256, iterations=600, average=0.98)
             defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one, images="random-real", iterations=200)
     defined["baseline-full-usps"] = Config(dataset="usps", images="all", epochs=20, nets=20)
     defined["full-mnist"] = Config(dataset="mnist", images="all", epochs=3, nets=20)
