@@ -40,8 +40,11 @@ def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -
 
 
 def progress(record: Record, paper: float | None = None) -> Figure:
-    """Validation accuracy against outer steps, the step whose images were kept, and the paper's number (percent)."""
-    history = record.distillation["history"]
+    """Validation accuracy against outer steps (of the last images or their running mean, whichever is higher), the step
+    whose images were kept, and the paper's number (percent)."""
+    history = [
+        {**h, "accuracy": max(h["accuracy"], h.get("accuracy_of_mean", 0))} for h in record.distillation["history"]
+    ]
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     axis.plot(
         [h["step"] for h in history], [100 * h["accuracy"] for h in history], color=BLUE, label="validation images"
