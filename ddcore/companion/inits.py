@@ -119,8 +119,8 @@ def pool(config: Config, device: str) -> dict:
 def untrained(config: Config) -> int:
     """How many of a configuration's networks are stored nowhere."""
     training = training_of(config)
-    found = [path for stream, which in _needed(config) for path in _places(training, stream, which).values()]
-    return TOGETHER[training.network] * found.count(None)
+    paths = [path for stream, which in _needed(config) for path in _places(training, stream, which).values()]
+    return TOGETHER[training.network] * sum(not path.is_file() for path in paths)
 
 
 def _needed(config: Config) -> list[tuple[str, range]]:
@@ -139,26 +139,25 @@ def keep(config: Config, root: Path) -> None:
             to.with_suffix(".part").replace(to)
 
 
-def _places(training: Config, stream: str, which: range) -> dict[str, Path | None]:
-    """The files of networks `which`, in order, and where each is stored."""
-    together, roots = TOGETHER[training.network], records.roots()
-    firsts = range(which.start // together * together, which.stop, together)
-    names = [f"networks/{training.key}/{stream}-{first:04}.safetensors" for first in firsts]
-    return {name: next((root / name for root in roots if (root / name).is_file()), None) for name in names}
+def _places(training: Config, stream: str, which: range) -> dict[int, Path]:
+    """The files that hold networks `which`, by their first; one that is nowhere has its place in the user's cache."""
+    together, roots, found = TOGETHER[training.network], records.roots(), {}
+    for first in range(which.start // together * together, which.stop, together):
+        places = [root / "networks" / training.key / f"{stream}-{first:04}.safetensors" for root in roots]
+        found[first] = next(filter(Path.is_file, places), places[-1])
+    return found
 
 
 def _stored(training: Config, stream: str, which: range, device: str = "cpu") -> list[Path]:
     """The files that hold networks `which`, in order; those that are nowhere are made in the user's cache."""
-    found, together = _places(training, stream, which), TOGETHER[training.network]
-    if missing := [name for name, path in found.items() if path is None]:
+    places, together = _places(training, stream, which), TOGETHER[training.network]
+    if missing := {first: path for first, path in places.items() if not path.is_file()}:
         data, steps = load(training.dataset).to(device), EAGER if training.dataset == "digits" else compiled_steps()
-        (records.roots()[-1] / missing[0]).parent.mkdir(parents=True, exist_ok=True)
+        next(iter(missing.values())).parent.mkdir(parents=True, exist_ok=True)
         said = f"networks trained on {training.dataset}"
         with tqdm(total=len(missing) * together, desc=said, file=sys.stderr) as bar:
             for patience in (0, -1):  # first what nobody else is at, then wait for the rest
-                for name in missing:
-                    path = found[name] = records.roots()[-1] / name
-                    first = int(path.stem.removeprefix(f"{stream}-"))
+                for first, path in missing.items():
                     try:
                         with FileLock(path.with_suffix(".lock"), timeout=patience):
                             if not path.exists():
@@ -166,7 +165,7 @@ def _stored(training: Config, stream: str, which: range, device: str = "cpu") ->
                                 bar.update(together)
                     except Timeout:
                         pass
-    return list(found.values())
+    return list(places.values())
 
 
 def _train(training: Config, data: Dataset, stream: str, which: range, steps: Steps, path: Path) -> None:

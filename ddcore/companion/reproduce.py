@@ -49,10 +49,10 @@ def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
         if records.find(name) is None:
             absent = next((n for n in (config.dataset, config.source) if n and here(n) is None), "")
             seconds = ratio * cost(config)
-            if config.pretrained_on and (key := inits.training_of(config).key) not in seen:  # the first trains the pool
-                seen.add(key)
-                each = inits.training_of(config).model_copy(update={"nets": 1})
-                seconds += ratio * inits.untrained(config) * cost(each)
+            training = inits.training_of(config)
+            if config.pretrained_on and training.key not in seen:  # the first trains the pool
+                seen.add(training.key)
+                seconds += ratio * inits.untrained(config) * cost(training.model_copy(update={"nets": 1}))
             found.append(Missing(name, config, here(config.dataset), absent, seconds))
     return found
 
@@ -103,6 +103,6 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
         print("the budget is spent; the same command goes on from here", file=sys.stderr)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    left = [m.name for m in missing(shard)]
+    left = [m.name for m in todo if records.find(m.name) is None]
     print(f"{len(todo) - len(left)} done, {len(left)} still missing" + (f": {', '.join(left)}" if left else ""))
     return not failed
