@@ -12,7 +12,6 @@ floor is the time of the same floating-point operations as large matrix products
 
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -236,12 +235,12 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
-    machine = environment(DEVICE, True, 1)
-    print(f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}")
+    machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
+    print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
     if sys.argv[1:] == ["race"]:
         content = (json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}) | {"race": race()}
     else:
-        content = {"machine": machine, "system": platform.platform(), "speed": speed(), "memory_mb": memory()}
+        content = {"machine": machine, "speed": speed(), "memory_mb": memory()}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"\nwritten {RESULTS.name}")
 
