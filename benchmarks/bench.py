@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore.companion.records import environment
+from ddcore.companion.run import check_device
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
 from ddcore.unroll import compiled_steps, meta_gradient
@@ -220,7 +221,8 @@ def whole_process(*asked: str) -> tuple[float, dict]:
     """Wall seconds of `ddcore run` with an empty cache of compiled code, and its record."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = {"DDCORE_RESULTS": f"{folder}/results", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}
-        command = [sys.executable, "-m", "ddcore", "run", *asked, "--device", DEVICE, "--checkpoints", folder]
+        command = [sys.executable, "-m", "ddcore", "run", *asked, "--device", DEVICE, "--force"]
+        command += ["--checkpoints", folder]
         began = time.perf_counter()
         done = subprocess.run(command, env=os.environ | fresh, stdout=subprocess.PIPE, text=True, check=True)
         took = time.perf_counter() - began
@@ -235,13 +237,15 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
+    check_device(DEVICE)
     machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
     print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
     if sys.argv[1:] == ["race"]:
-        content = (json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}) | {"race": race()}
+        new = {"race": {"machine": machine, **race()}}
     else:
-        content = {"machine": machine, "speed": speed(), "memory_mb": memory()}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        new = {"machine": machine, "speed": speed(), "memory_mb": memory()}
+    old = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(old | new, indent=1) + "\n", "utf-8")
     print(f"\nwritten {RESULTS.name}")
 
 

@@ -97,7 +97,8 @@ def execute_all() -> list[str]:
     folder = BUILD / "executed"
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted(notebooks.FOLDER.glob("*.ipynb"))
-    common = sha256([*contents("ddcore/**/*.py", "constraints.txt", "claims.yml", "results/**/*"), *surroundings()])
+    inputs = "ddcore/**/*.py", "constraints.txt", "claims.yml", "results/**/*", "benchmarks/bench.json"
+    common = sha256([*contents(*inputs), *surroundings()])
     for source in sources:
         key = sha256([("common", common.encode()), (source.name, source.read_bytes())])
         out, stamp = folder / source.name, folder / f"{source.stem}.key"
@@ -244,6 +245,8 @@ def npm_archive(package: str, digest: str) -> bytes | None:
                 return None
             (archive,) = fetched.glob("*.tgz")
             os.replace(archive, cached)
+        except subprocess.TimeoutExpired:
+            return None
         finally:
             shutil.rmtree(fetched)
     content = cached.read_bytes()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddcore.datasets import Dataset
 from ddcore.distilled import class_major
+from ddcore.errors import InputError
 from ddcore.networks import as_network, generator
 from ddcore.unroll import EAGER, Steps, meta_gradient
 
@@ -23,8 +24,8 @@ Source = Callable[[torch.Generator], Tensor]  # draws images [S, K*per_class, C,
 
 
 def random_real(data: Dataset, steps: int, per_class: int) -> Source:
-    """Training images drawn without replacement, fresh ones at each call."""
-    members = [(data.train[1] == k).nonzero()[:, 0] for k in range(len(data.classes))]
+    """Training images drawn without replacement, fresh ones at each call; InputError where a class has too few."""
+    members = _members(data, steps * per_class)
 
     def draw(rng: torch.Generator) -> Tensor:
         picked = [m[torch.randperm(len(m), generator=rng)[: steps * per_class].to(m.device)] for m in members]
@@ -41,14 +42,23 @@ def averages(data: Dataset, steps: int, per_class: int) -> Source:
 
 
 def centres(data: Dataset, steps: int, per_class: int, seed: int = 0) -> Source:
-    """k-means centres of the training images of each class, as many as there are distilled images of it."""
+    """k-means centres of the training images of each class, as many as there are distilled images of it; InputError
+    where a class has too few."""
     found = []
-    for k in range(len(data.classes)):
-        x = data.train[0][data.train[1] == k]
+    for members in _members(data, steps * per_class):
+        x = data.train[0][members]
         means = KMeans(steps * per_class, n_init=1, random_state=seed).fit(x.flatten(1).cpu().numpy()).cluster_centers_
         found.append(torch.tensor(means, dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]))
     images = _class_major(found, steps)
     return lambda rng: images
+
+
+def _members(data: Dataset, needed: int) -> list[Tensor]:
+    """The training images of each class, by number."""
+    members = [(data.train[1] == k).nonzero()[:, 0] for k in range(len(data.classes))]
+    if (fewest := min(map(len, members))) < needed:
+        raise InputError(f"{data.name} has a class of {fewest} training images; {needed} are asked for")
+    return members
 
 
 def _class_major(by_class: list[Tensor], steps: int) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor
 
 from ddcore.errors import InputError
@@ -114,7 +115,8 @@ def load(name: str, *, download: bool = True) -> Dataset:
     """
     if name in TORCHVISION:
         _fetch(name, download)
-    return _load(name, data_root())
+    read = _load.__wrapped__ if name.startswith("folder:") else _load  # a folder's images may change meanwhile
+    return read(name, data_root())
 
 
 @lru_cache(maxsize=4)
@@ -163,8 +165,9 @@ def _fetch(name: str, download: bool) -> None:
         print(f"downloading {name} to {root}", file=sys.stderr)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            for split in _splits(name):
-                getattr(torchvision_datasets(), kind)(root, **split, download=True)
+            with FileLock(root / f".{name}.lock"):  # torchvision looks for the files again
+                for split in _splits(name):
+                    getattr(torchvision_datasets(), kind)(root, **split, download=True)
             return
         except Exception as error:  # torchvision lets the errors of urllib, bz2, pickle and the disk through
             reason = _last_line(error)

@@ -97,8 +97,8 @@ def distill(
 
     p draws theta_0 of one network; a fixed init is a p that ignores its generator. held_out: the networks [V, P] on
     which images are compared (by default 10 draws of p; for a fixed init one is enough). objective: what the trained
-    networks are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there;
-    identity names the configuration it belongs to.
+    networks are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there and
+    belongs to the same arguments; identity says what these do not: p and the objective.
 
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
@@ -106,12 +106,14 @@ def distill(
     stays infinite however small the step (without checks: at once).
     """
     network = as_network(network)
-    device, (rank, _) = data.train[0].device, _process()
+    device, (rank, _) = data.train[0].device, process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
     start.meta.update(architecture=network.name, objective=objective.__name__)
     state = OuterState(start, recipe)
+    asked = (steps, epochs, per_class, soft_labels, recipe, seed)
+    identity = f"{identity} {data.sha256} {network.name} {asked}"
     before = state.share(state.load(checkpoint, identity) if checkpoint and rank == 0 else 0.0)
     started = time.monotonic() - before
     saved = -math.inf
@@ -165,7 +167,7 @@ def _start(
 
 def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k, step_functions):
     """Mean loss and mean meta-gradient over the J samples of outer step k (lines 3 to 8), all processes together."""
-    rank, world = _process()
+    rank, world = process()
     mine, device = range(rank, recipe.samples, world), data.train[0].device
     learned = [distilled.images, distilled.lrs, *([distilled.soft_labels] if distilled.soft_labels is not None else [])]
     total = [torch.zeros((), device=device), *(torch.zeros_like(t) for t in learned)]
@@ -298,7 +300,8 @@ class OuterState:
             if header["identity"] != identity:
                 raise ValueError("it belongs to another configuration")
             numbers, now = json.loads(header["state"]), self._tensors()
-            if set(stored) != set(now) | {f"best.{n}" for n in now}:
+            expected = now | {f"best.{n}": t for n, t in now.items()}
+            if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in expected.items()}:
                 raise ValueError("it holds other tensors")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             aside = path.with_suffix(".damaged")
@@ -314,7 +317,7 @@ class OuterState:
         return seconds
 
 
-def _process() -> tuple[int, int]:
+def process() -> tuple[int, int]:
     """(rank, world size) under torchrun, else (0, 1)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 

@@ -235,13 +235,16 @@ FAKE = [0.99]
         lambda c: accuracy(c).update(mean=0.99, values=FAKE),
         lambda c: accuracy(c).update(values=FAKE),
         lambda c: accuracy(c).update(values=[]),
+        lambda c: accuracy(c).update(std=0.01),
+        lambda c: accuracy(c).update(n=200),
+        lambda c: c["metrics"].update(invented=accuracy(c)),
         lambda c: c["data"].update(sha256="0" * 64),
         lambda c: c["config"].update(seed=5),
         lambda c: c["config"].update(noise=0.4),
         lambda c: c["config"].update(steps=0),
         lambda c: c.update(key="0123456789ab"),
     ],
-    ids=["accuracy", "values", "no values", "data", "seed", "config", "no config", "key"],
+    ids=["accuracy", "values", "no values", "std", "n", "invented", "data", "seed", "config", "no config", "key"],
 )
 def test_verify_fails_a_tampered_record(edit, how):
     edit(how)
@@ -251,8 +254,13 @@ def test_verify_fails_a_tampered_record(edit, how):
 
 @pytest.mark.parametrize(
     "how",
-    [lambda t: t["images"].neg_(), lambda t: t["lrs"].mul_(50), lambda t: t["labels"].copy_(t["labels"].flip(1))],
-    ids=["images", "rates", "labels"],
+    [
+        lambda t: t["images"].neg_(),
+        lambda t: t["lrs"].mul_(50),
+        lambda t: t["labels"].copy_(t["labels"].flip(1)),
+        lambda t: t.update(lrs=t["lrs"].repeat(1, 2)),
+    ],
+    ids=["images", "rates", "labels", "number of rates"],
 )
 def test_verify_fails_tampered_data(record, how):
     change(record / "distilled.safetensors", how)

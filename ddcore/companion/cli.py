@@ -78,7 +78,7 @@ def notebook(
 @app.command()
 def verify(
     experiments: Annotated[list[str] | None, typer.Argument()] = None,
-    nets: Annotated[int | None, typer.Option(min=1, help="networks per record; default: all")] = None,
+    nets: Annotated[int | None, typer.Option(min=1, help="networks per record; default: all at hand")] = None,
 ) -> None:
     """Re-derive records' accuracies from the stored images; default: every record."""
     from ddcore.companion.run import verify as check

@@ -8,6 +8,7 @@ networks that are committed with the records are those that the records were tes
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from ddcore.companion import records
 from ddcore.companion.experiments import Config
 from ddcore.datasets import Dataset, load
 from ddcore.distill import InitLaw
+from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
 from ddcore.pretrain import pretrain
@@ -99,19 +101,20 @@ def weights(training: Config, stream: str, which: range, device: str = "cpu") ->
     files, skipped = _stored(training, stream, which, device), which.start % TOGETHER[training.network]
     parts = []
     for path in files:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             parts.append(file.get_tensor("theta"))
     return torch.cat(parts)[skipped : skipped + len(which)].float()
 
 
 def pool(config: Config, device: str) -> dict:
-    """Train what is missing of a configuration's networks; for its record: how they do on the source's validation
-    images, the seconds that training took, and the source files' sha256."""
+    """Train what is missing of a configuration's networks; for its record: their training's key, how they do on the
+    source's validation images, the seconds that training took, and the source files' sha256."""
     files = [path for stream, which in _needed(config) for path in _stored(training_of(config), stream, which, device)]
     headers = [_header(path) for path in files]
     accuracy = [a for header in headers for a in header["accuracy"]]
     return {
-        "networks": len(accuracy), "validation_accuracy": sum(accuracy) / len(accuracy), "lowest": min(accuracy),
+        "training": training_of(config).key, "networks": len(accuracy),
+        "validation_accuracy": sum(accuracy) / len(accuracy), "lowest": min(accuracy),
         "seconds": round(sum(header["seconds"] for header in headers)), "sha256": headers[0]["sha256"],
     }  # fmt: skip
 
@@ -135,8 +138,9 @@ def keep(config: Config, root: Path) -> None:
         to = root / "networks" / training.key / path.name
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, to.with_suffix(".part"))
-            to.with_suffix(".part").replace(to)
+            part = to.with_suffix(f".{os.getpid()}.part")
+            shutil.copyfile(path, part)
+            part.replace(to)
 
 
 def _places(training: Config, stream: str, which: range) -> dict[int, Path]:
@@ -170,7 +174,8 @@ def _stored(training: Config, stream: str, which: range, device: str = "cpu") ->
 
 def _train(training: Config, data: Dataset, stream: str, which: range, steps: Steps, path: Path) -> None:
     began, network = time.monotonic(), as_network(training.network, *data.shape, len(data.classes))
-    how = {"epochs": training.epochs, "batch": training.batch, "stream": stream, "step_functions": steps}
+    how = {"epochs": training.epochs, "batch": training.batch, "seed": training.seed}
+    how |= {"stream": stream, "step_functions": steps}
     theta = pretrain(network, data, lambda rng: network.init(training.init, rng), which, **how).half()
     accuracy = evaluate(network, theta.float(), *data.validation).tolist()
     header = {
@@ -178,10 +183,22 @@ def _train(training: Config, data: Dataset, stream: str, which: range, steps: St
         "accuracy": accuracy, "seconds": time.monotonic() - began,
     }  # fmt: skip
     part = path.with_suffix(".part")
-    save_file({"theta": theta.cpu()}, part, {"ddcore": json.dumps(header)})
-    part.replace(path)
+    try:
+        save_file({"theta": theta.cpu()}, part, {"ddcore": json.dumps(header)})
+        part.replace(path)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise MachineError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _header(path: Path) -> dict:
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         return json.loads(file.metadata()["ddcore"])
+
+
+def _opened(path: Path):
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and its networks are trained again") from error

@@ -71,9 +71,9 @@ class OutOfTime(BaseException):
 
 
 def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), device: str = "cpu") -> bool:
-    """Run them one after the other; False where one failed. After `budget` seconds the running one is left at its
-    last checkpoint, which is at most ten seconds old, and the finished ones are kept."""
-
+    """Run them one after the other; False where one failed. After `budget` seconds the finished ones are kept, and the
+    same command goes on: a distillation from its checkpoint, which is at most ten seconds old, a pool from its last
+    file; a baseline starts again."""
     check_device(device)
 
     def ring(*_: object) -> None:
@@ -82,8 +82,9 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
     if budget is not None:
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, budget)
-    failed, todo = False, missing(shard)
+    failed, todo = False, []
     try:
+        todo = missing(shard)
         for m in todo:
             if m.absent:
                 print(f"{m.name}: not run, {m.absent} is not here")

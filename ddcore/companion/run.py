@@ -1,6 +1,5 @@
 """One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
 
-import math
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ from ddcore.companion import baseline, inits, records
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder
-from ddcore.distill import distill
+from ddcore.distill import distill, process
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import attack_scores, evaluate
@@ -60,10 +59,10 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     left = {
         way: folder / f"{config.key}.{'compiled' if way else 'eager'}.safetensors" for way in (compiled, not compiled)
     }
-    if force and _rank() == 0:
+    if force and process()[0] == 0:
         for path in left.values():
             path.unlink(missing_ok=True)
-    if _world() > 1:
+    if process()[1] > 1:
         dist.barrier()
     compiled = next((way for way, path in left.items() if path.exists()), compiled)  # a checkpoint is obeyed
     checkpoint = left[compiled]
@@ -72,7 +71,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     p = inits.init_law(config, network)
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
-    environment = records.environment(device, compiled, _world())
+    environment = records.environment(device, compiled, process()[1])
     if config.images == "distilled":
         distilled, how = distill(
             network, inits.asked(config, data), p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
@@ -82,7 +81,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
         )  # fmt: skip
     else:
         distilled, how = baseline.fit(config, network, data, p, steps)
-    if _rank() > 0:
+    if process()[0] > 0:
         return None
     before = how.pop("before", 0.0)
     how |= {"pool": pool} if pretrained else {}
@@ -108,9 +107,9 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
         "algorithm_version": ALGORITHM_VERSION,
     }  # fmt: skip
     root = records.root_for(experiment, scale, config.dataset, said)
-    record = records.write(root, content, stored)
     if pretrained:
         inits.keep(config, root)
+    record = records.write(root, content, stored)
     for path in filter(None, (stored, checkpoint)):
         path.unlink(missing_ok=True)
     return record
@@ -168,17 +167,20 @@ def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> d
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     """Re-derive a record's accuracies from its stored images: whether they agree, and a line that says so.
 
-    Trains the first `nets` of the held-out networks anew (all by default; of a fixed init the stored weights) and
-    compares with the values in the record. InputError where the record's dataset is not there.
+    Trains the first `nets` of the held-out networks anew (by default all; of pretrained ones those that are committed;
+    of a fixed init the stored weights) and compares with the values in the record. InputError where the record's
+    dataset is not there.
     """
     try:
         config = Config(**record.config)
     except ValidationError:
         return False, f"{record.experiment} FAIL (the record's configuration is not one)"
     data, network = inits.prepare(config, download=False)
-    total = 1 if config.fixed else min(nets or config.nets, config.nets)
+    pretrained = config.pretrained_on or config.images == "all"
+    total = 1 if config.fixed else min(nets or (inits.COMMITTED if pretrained else config.nets), config.nets)
     stored = record.distilled if config.images != "all" else None
-    now = measure(config, network, stored, record.distillation, data, total)
+    how = record.content.get("distillation", {})
+    trained = how.get("pool", {}).get("training")
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
@@ -188,16 +190,32 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
             or stored.lrs.shape != (config.epochs, config.steps)
             or (stored.init is not None) != config.fixed
         ),
+        "its networks are trained otherwise now": trained is not None
+        and not config.fixed
+        and trained != inits.training_of(config).key,
     }
-    for name, found in now.items():
-        stated = record.metrics.get(name, {"mean": math.nan, "values": []})
-        values = stated["values"] or ([stated["mean"]] if isinstance(stated["mean"], list) else [])
-        faults[f"{name} is another"] = _differ(_mean(values[:total]), found["mean"])
-        faults[f"{name}'s mean is not that of its values"] = _differ(_mean(values), stated["mean"])
-    said = "".join(f"; {fault}" for fault, holds in faults.items() if holds)
+    if said := _said(faults):
+        return False, f"{record.experiment} FAIL ({said})"
+    now = measure(config, network, stored, how, data, total)
+    for name in now.keys() | record.metrics.keys():
+        if name not in now or not record.metrics.get(name, {}).get("values"):
+            faults[f"{name} is not one of its metrics, or has no values"] = True
+            continue
+        stated = record.metrics[name]
+        again = records.metric(torch.tensor(stated["values"], dtype=torch.float64))
+        faults[f"{name} is another"] = _differ(_mean(stated["values"][:total]), now[name]["mean"])
+        for what in ("mean", "std", "n"):
+            faults[f"{name}'s {what} is not that of its values"] = _differ(again[what], stated[what])
+    said = _said(faults)
+    if "test_accuracy" not in record.metrics:
+        return False, f"{record.experiment} FAIL ({said})"
     stated, ours = _mean(record.metrics["test_accuracy"]["values"][:total]).item(), now["test_accuracy"]["mean"]
     numbers = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}"
-    return not said, f"{record.experiment} {'FAIL' if said else 'PASS'} ({numbers}{said})"
+    return not said, f"{record.experiment} {'FAIL' if said else 'PASS'} ({numbers}{'; ' if said else ''}{said})"
+
+
+def _said(faults: dict[str, bool]) -> str:
+    return "; ".join(fault for fault, holds in faults.items() if holds)
 
 
 def _mean(values: list) -> Tensor:
@@ -205,6 +223,8 @@ def _mean(values: list) -> Tensor:
 
 
 def _differ(a, b) -> bool:
+    if a is None or b is None:
+        return a is not b
     a, b = torch.as_tensor(a), torch.as_tensor(b)
     return a.shape != b.shape or not bool(((a - b).abs() <= TOLERANCE).all())  # nan differs
 
@@ -216,15 +236,15 @@ class _only_one:
         self.lock = FileLock(path)
 
     def __enter__(self) -> None:
-        if _rank() == 0:
+        if process()[0] == 0:
             try:
                 self.lock.acquire(timeout=0)
             except Timeout:
-                if _world() > 1:
+                if process()[1] > 1:
                     raise MachineError("another process computes this configuration; run this again after it") from None
                 print("another process computes this configuration: waiting for its record", file=sys.stderr)
                 self.lock.acquire()
-        if _world() > 1:
+        if process()[1] > 1:
             dist.barrier()
 
     def __exit__(self, *_: object) -> None:
@@ -251,11 +271,3 @@ def start_processes(device: str) -> None:
 def end_processes() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
