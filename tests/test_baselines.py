@@ -1,5 +1,7 @@
 """Real images, averages, centres and neighbours: the sources on the embedded digits, and their records."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from ddcore.companion import experiments, records
 from ddcore.companion.experiments import IMAGES, Config
 from ddcore.companion.run import run, verify
 from ddcore.distilled import class_major
+from ddcore.errors import InputError
 from ddcore.evaluate import evaluate
 from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
@@ -32,6 +35,12 @@ def test_random_real_images_are_distinct_training_images_in_class_major_order_an
     assert torch.equal(digits.train[1][found], expected)
     data = class_major(digits, images, torch.ones(1, 3))
     assert torch.equal(data.labels.flatten(), expected)
+
+
+@pytest.mark.parametrize("source", [baselines.random_real, baselines.centres])
+def test_a_class_with_too_few_images_is_named(digits, source):
+    with pytest.raises(InputError, match="has a class of [0-9]+ training images; 300 are asked for"):
+        source(digits, steps=150, per_class=2)
 
 
 def test_averages_are_the_class_means_in_every_place(digits):
@@ -85,6 +94,14 @@ def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeyp
 def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):
     done = ddcore("run", "baseline-averages-mnist", "--scale", "smoke", "-p", "soft_labels=true")
     assert done.status == 2 and "soft_labels" in done.err[-1]
+
+
+def test_fewer_images_than_a_batch_are_trained_on_all_the_same(digits):
+    few = replace(digits, train=tuple(part[:20] for part in digits.train))
+    network = LeNet()
+    start = network.init("xavier", generator(0))
+    theta = pretrain(network, few, lambda rng: start, range(1), epochs=40, batch=64)
+    assert evaluate(network, theta, *few.train) > 0.9
 
 
 def test_a_network_trained_on_everything_does_not_depend_on_its_company(digits):

@@ -78,7 +78,7 @@ class Claim(Strict):
     claims: str = ""  # ids whose verdicts decide a statement; braces as in a shell
     compare: list[Compare] = []
     evidence: str = ""  # the file that shows a written verdict
-    verdict: Verdict | None = None  # beside evidence; elsewhere it may say less than the record, never more
+    verdict: Verdict | None = None  # beside evidence
     about: list[str] = []  # ids that a discrepancy concerns
     decided_by: str = ""
     finding: str = ""
@@ -90,7 +90,7 @@ class Claim(Strict):
         ways = sum(map(bool, (self.claims, self.compare, self.evidence)))
         if lacks := NEEDS[self.kind] - self.model_fields_set:
             raise ValueError(f"{self.id}: a {self.kind} needs {', '.join(sorted(lacks))}")
-        if ways != (self.kind == "statement") or (self.evidence and not self.verdict):
+        if ways != (self.kind == "statement") or bool(self.evidence) != bool(self.verdict):
             raise ValueError(f"{self.id}: a statement has one of claims, compare, evidence+verdict")
         return self
 
@@ -288,12 +288,6 @@ def shown(ours: Measured, claim: Claim) -> str:
     mean, std = (x if x is None else Decimal(repr(x)) for x in ours[:2])
     return str(mean.quantize(Decimal("0.01"), towards)) + (
         "" if std is None else f" ± {std.quantize(Decimal('0.01'), ROUND_CEILING)}")  # fmt: skip
-
-
-def overstated(judge: Judge) -> list[str]:
-    """Ids whose written verdict is better than the record's, or has no file to show for it."""
-    rank = get_args(Verdict).index
-    return [c.id for c in judge.claims.values() if c.verdict and rank(c.verdict) > rank(judge.verdict(c))]
 
 
 def table(judge: Judge) -> pd.DataFrame:

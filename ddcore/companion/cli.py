@@ -1,5 +1,6 @@
 """The command `ddcore`. Exit status: 0 done, 1 a check failed or the machine could not, 2 bad input."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,7 @@ def run(
         experiment, scale, pairs(parameters), device=device, compile=compile, force=force, checkpoints=checkpoints
     )
     runner.end_processes()
-    if record is not None:  # under torchrun only the first process has one
+    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
         accuracy = record.metrics["test_accuracy"]
         spread = "" if accuracy["std"] is None else f" +- {100 * accuracy['std']:.2f}"
         print(

@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ddcore.companion.notebooks import did_you_mean
 from ddcore.datasets import NAMES
 from ddcore.distill import Recipe
-from ddcore.errors import InputError
+from ddcore.errors import InputError, did_you_mean
 from ddcore.networks import INIT_LAWS, NETWORKS
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes

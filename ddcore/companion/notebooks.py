@@ -19,7 +19,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from ddcore.errors import InputError, MachineError
+from ddcore.errors import InputError, MachineError, did_you_mean
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 KEPT_METADATA = ("tags", "mystnb")  # of a cell, in a committed notebook
@@ -78,11 +78,6 @@ class Parameter:
         if self.type in ("int", "float") and not (math.isfinite(value) and self.low <= value <= self.high):
             raise InputError(f"{self.name}={text}: it must be {self.allowed}")
         return value
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def find(prefix: str) -> Path:
