@@ -123,6 +123,7 @@ class LeNet(Network):
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w = weights
+        check(images, self)
         images = F.pad(images, (2,) * 4) if self.size == 28 else images  # [B, C, 32, 32]
         few = images.dim() == 4 and len(images) <= 200
         x = conv_max2x2(images, w["conv1.weight"]) if few else max2x2(conv(images, w["conv1.weight"], padding=0))
@@ -159,6 +160,7 @@ class AlexCifarNet(Network):
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w, n = weights, len(weights["conv1.bias"])
+        check(images, self)
         x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
@@ -219,17 +221,23 @@ def as_network(network: Network | nn.Module | str, channels: int = 1, size: int 
     return NETWORKS[network](channels, size, classes)
 
 
+def check(images: Tensor, network: Network) -> None:
+    """InputError for images of another shape than the network's."""
+    shape = network.channels, network.size, network.size
+    if images.shape[-3:] != shape:
+        raise InputError(f"{network.name} takes images of {shape}, not of {tuple(images.shape[-3:])}")
+
+
 # The layers of a stack. Activations are [B, N*C, H, W] in channels-last memory: network j has channels j*C to (j+1)*C.
 
 
 def conv(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k] -> [B, N*O, H', W']."""
-    n, channels = weight.shape[0], weight.shape[2]
+    channels = weight.shape[2]
     if x.dim() == 5:
         x = x.transpose(0, 1).flatten(1, 2)  # [B, N*C, H, W]
     groups = x.shape[1] // channels
     weight = weight.reshape(-1, *weight.shape[2:])  # [N*O, C, k, k]
-    assert groups in (1, n)
     x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
     return F.conv2d(x, weight, padding=padding, groups=groups)
 

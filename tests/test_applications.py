@@ -180,6 +180,7 @@ def test_a_source_that_is_unknown_is_named(ddcore):
         ("table2-mnist-usps-random", "attacked=1", "means nothing"),
         ("table2-mnist-usps-fixed", "pool=10", "means nothing"),
         ("fig2a", "pool=10", "means nothing"),
+        ("full-mnist", "steps=5", "means nothing"),
     ],
 )
 def test_what_an_experiment_cannot_do_is_refused(ddcore, apart, experiment, change, named):

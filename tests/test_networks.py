@@ -107,3 +107,10 @@ def test_a_module_whose_output_is_no_function_of_its_parameters_is_refused(layer
 def test_unknown_names_and_sizes_are_refused(call):
     with pytest.raises(InputError):
         call()
+
+
+@pytest.mark.parametrize("network", [LeNet(), AlexCifarNet()])
+@pytest.mark.parametrize("shape", [(3, 28, 28), (1, 32, 32), (1, 27, 28)])
+def test_images_of_another_shape_are_named(network, shape):
+    with pytest.raises(InputError, match="takes images of"):
+        network(network.init("xavier")[None], torch.zeros(2, *shape))

@@ -220,6 +220,8 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
         change |= {name: getattr(paper, name) for name in RECIPE}
     if config.images != "distilled" and (useless := set(said) & {"samples", "batch", "soft_labels", "faithful"}):
         raise InputError(f"{useless.pop()} means nothing to a baseline; nothing is distilled")
+    if config.images == "all" and (useless := set(said) & {"steps", "per_class", "iterations"}):
+        raise InputError(f"{useless.pop()} means nothing to {name}; it goes through all images for a number of epochs")
     if config.fixed and said.get("nets", 1) != 1:
         raise InputError(f"nets={said['nets']}: a fixed init is one network; only 1 is allowed")
     try:
