@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore.errors import InputError
+from ddcore.spectral import SpectralConvolution
 
 Weights = dict[str, Tensor]
 
@@ -149,6 +150,7 @@ class AlexCifarNet(Network):
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
         if size != 32:
             raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
+        self.conv2 = SpectralConvolution(16, 5)
         self.channels, self.size, self.classes = channels, size, classes
         self.shapes = {
             "conv1.weight": (64, channels, 5, 5), "conv1.bias": (64,),
@@ -162,11 +164,12 @@ class AlexCifarNet(Network):
         w, n = weights, len(weights["conv1.bias"])
         check(images, self)
         x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
-        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 16, 16]
+        x = max3x3(x)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
-        x = conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
+        spectral = x.device.type == "cpu"
+        x = self.conv2(x, w["conv2.weight"]) if spectral else conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv2.bias"])), n)
-        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 8, 8]
+        x = max3x3(x)  # [B, N*64, 8, 8]
         x = features(x, n)  # [N, B, 4096]
         x = F.relu(linear(x, w["fc1.weight"], w["fc1.bias"]))
         x = F.relu(linear(x, w["fc2.weight"], w["fc2.bias"]))
@@ -248,6 +251,16 @@ def max2x2(x: Tensor) -> Tensor:
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
+def max3x3(x: Tensor) -> Tensor:
+    """[B, C, 2H, 2W] -> [B, C, H, W]: maxima of 3x3 pixels around the even ones."""
+    for axis in (2, 3):
+        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        pair, n = torch.maximum(even, odd), even.shape[axis]
+        rest = torch.maximum(pair.narrow(axis, 1, n - 1), odd.narrow(axis, 0, n - 1))
+        x = torch.cat([pair.narrow(axis, 0, 1), rest], axis)
+    return x
+
+
 def conv_max2x2(x: Tensor, weight: Tensor) -> Tensor:
     """`max2x2(conv(x, weight, 0))` of shared images with few channels, as one matrix product of their patches.
 
@@ -272,12 +285,11 @@ def response_norm(x: Tensor, n: int) -> Tensor:
 
     x_c / (1 + alpha * mean of x_k^2 for k from c-2 to c+1)^0.75 with alpha = 0.001/9, as F.local_response_norm.
     """
-    b, nc, h, w = x.shape
-    square = F.pad((x * x).view(b, n, nc // n, h, w), (0, 0, 0, 0, 2, 1))  # two channels before, one after
-    c = nc // n
-    total = square[:, :, 0:c] + square[:, :, 1 : c + 1] + square[:, :, 2 : c + 2] + square[:, :, 3 : c + 3]
-    root = (1 + (0.001 / 9 / 4) * total).rsqrt()
-    return x * (root * root.sqrt()).view(b, nc, h, w)  # x^-0.75; two roots are faster than a power
+    channels = x.shape[1] // n
+    near = torch.ones(channels, channels, dtype=x.dtype, device=x.device).triu(-1).tril(2)  # k from c-2 to c+1
+    y = x.permute(0, 2, 3, 1).unflatten(-1, (n, channels))  # [B, H, W, N, C]
+    root = (1 + (0.001 / 9 / 4) * ((y * y) @ near)).rsqrt()
+    return (y * (root * root.sqrt())).flatten(-2).permute(0, 3, 1, 2)  # y^-0.75; two roots are faster than a power
 
 
 def features(x: Tensor, n: int) -> Tensor:
@@ -287,4 +299,6 @@ def features(x: Tensor, n: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]."""
+    if len(weight) == 1 or weight[0].numel() > 500_000:  # F.linear's derivative comes in the order of the weights
+        return torch.stack([F.linear(*one) for one in zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)])
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

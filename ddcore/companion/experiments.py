@@ -123,7 +123,16 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
             mnist, epochs=3, iterations=16_000, batch=256, image_rate=0.04, raw_rate=0.02, first_lr=0.1, **alone
         ),
         "fig3a": with_(mnist, steps=10, epochs=3),
-        "fig2b": with_(cifar, steps=10, epochs=3, iterations=1000, image_rate=0.04, raw_rate=0.01, **alone),
+        "fig2b": with_(
+            cifar,
+            steps=10,
+            epochs=3,
+            iterations=2000,
+            batch=512,
+            image_rate=0.04,
+            raw_rate=0.01,
+            **alone | dict(checks=40, average=0.98),
+        ),
         "fig3b": with_(cifar, steps=10, epochs=3),
     }
     aliases = {}
