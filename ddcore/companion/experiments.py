@@ -124,15 +124,9 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         ),
         "fig3a": with_(mnist, steps=10, epochs=3),
         "fig2b": with_(
-            cifar,
-            steps=10,
-            epochs=3,
-            iterations=2000,
-            batch=512,
-            image_rate=0.04,
-            raw_rate=0.01,
+            cifar, steps=10, epochs=3, iterations=2000, batch=512, image_rate=0.04, raw_rate=0.01,
             **alone | dict(checks=40, average=0.98),
-        ),
+        ),  # fmt: skip
         "fig3b": with_(cifar, steps=10, epochs=3),
     }
     aliases = {}
