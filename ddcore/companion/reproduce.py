@@ -9,12 +9,9 @@ from functools import cache
 
 from ddcore.companion import inits, records
 from ddcore.companion.experiments import EXPERIMENTS, Config
-from ddcore.companion.run import check_device, run
+from ddcore.companion.run import check_device, cost, run
 from ddcore.datasets import is_available
 from ddcore.errors import InputError, MachineError
-
-INNER = {"lenet": 0.004, "alexcifarnet": 0.18}  # core-seconds of one gradient step there and back, one network
-REAL = {"lenet": 0.00006, "alexcifarnet": 0.001}  # of one real image
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,6 @@ class Missing:
     dataset: str
     absent: str
     seconds: float
-
-
-def cost(config: Config) -> float:
-    """Core-seconds of a run, roughly, before earlier records correct it, without those of training a pool."""
-    if config.images == "all":
-        return config.nets * config.epochs * 50_000 * REAL[config.network]
-    if config.images.startswith("neighbour"):
-        return 60
-    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]
-    return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
 
 
 def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:

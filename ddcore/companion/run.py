@@ -26,7 +26,11 @@ from ddcore.networks import Network
 from ddcore.unroll import EAGER, compiled_steps, train
 
 STACK = 20  # networks tested at once
-COMPILE_FROM = 4_000  # outer steps x inner steps from which compiling pays
+COMPILE_FROM = 50  # core-seconds of gradients from which compiling pays
+# Core-seconds, one network: a gradient step there and back, the gradient of one real image, its logits.
+INNER = {"lenet": 0.004, "alexcifarnet": 0.1}
+REAL = {"lenet": 0.00006, "alexcifarnet": 0.002}
+LOGITS = {"lenet": 0.000025, "alexcifarnet": 0.0008}
 TOLERANCE = 0.001  # of a mean accuracy re-derived on another machine: a tenth of a percentage point
 
 
@@ -51,10 +55,25 @@ def run(
         return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
 
 
+def gradients(config: Config) -> float:
+    """Core-seconds of a run's gradients, roughly, without those of training a pool."""
+    if config.images == "all":
+        return config.nets * config.epochs * 50_000 * REAL[config.network]
+    if config.images.startswith("neighbour"):
+        return 60
+    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]
+    return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
+
+
+def cost(config: Config) -> float:
+    """Core-seconds of a run, roughly: gradients, comparisons on the validation split, and the test before and after."""
+    looks = config.checks * (1 if config.fixed else 10) * 5_000 if config.images == "distilled" else 0
+    return gradients(config) + (looks + 2 * config.nets * 10_000) * LOGITS[config.network]
+
+
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    inner = config.iterations * config.steps * config.epochs
-    long = config.dataset != "digits" if config.images == "all" else inner >= COMPILE_FROM
+    long = config.dataset != "digits" if config.images == "all" else gradients(config) >= COMPILE_FROM
     compiled = compile == "on" or (compile == "auto" and long)
     left = {
         way: folder / f"{config.key}.{'compiled' if way else 'eager'}.safetensors" for way in (compiled, not compiled)
