@@ -7,7 +7,8 @@ images). Ways: the textbook loop (each network a plain module, torch.autograd.gr
 layout), the same through the differentiable optimiser of `higher`, both estimators of the package, and back-gradient
 compiled. The rounds go through all ways in turn, so that a noisy machine is noisy for all; the median counts. The
 differences from the textbook loop are taken in float64 (in float32 a rounding can switch a ReLU or a maximum). The
-floor is the time of the same floating-point operations as large matrix products.
+floor is the time of the textbook loop's floating-point operations as large matrix products; a way with fewer operations
+can fall below it. All ways have the memory allocator that `ddcore.companion` sets.
 """
 
 import json
@@ -149,7 +150,7 @@ def speed() -> dict:
         rounds = [{way: seconds(call) for way, call in calls.items()} for _ in range(ROUNDS)]
         times = {way: statistics.median(r[way] for r in rounds) for way in calls}
         with FlopCounterMode(display=False) as counter:
-            calls["autograd"]()
+            calls["textbook loop"]()
         floor = counter.get_total_flops() / peak
         found[name] = {"seconds": times, "relative_error": errors, "floor_seconds": floor}
         print(f"\nWorkload {name}: {network.name}, {sizes} (networks, steps, epochs, real images)")

@@ -4,16 +4,18 @@ A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters
 Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` gives the same numbers as a
 dict of tensors [N, *shape], `flatten` turns it back; every public function takes either.
 
-Speed on a CPU comes from four identities, none of which changes a result beyond rounding: a convolution of
-images that all networks share is one convolution with N times the filters; taking the maximum before adding the
-bias and applying ReLU gives the same value with a quarter of the work; a 2x2 maximum is the maximum of four
-strided slices; and where one matrix product does such a convolution, its rows can be ordered so that those four are
-contiguous blocks. tests/test_networks.py holds both networks against their textbook form.
+Speed on a CPU comes from identities, none of which changes a result beyond rounding: a convolution of images that
+all networks share is one convolution with N times the filters; taking the maximum before adding the bias and
+applying ReLU gives the same value with a quarter of the work; a maximum over pixels is a maximum of strided slices;
+where one matrix product does such a convolution, its rows can be ordered so that these are contiguous blocks; sums
+over neighbouring channels are a product with a banded matrix; and a convolution with many channels is a product of
+spectra (spectral.py). tests/test_networks.py holds both networks against their textbook form.
 """
 
 import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -166,8 +168,8 @@ class AlexCifarNet(Network):
         x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
         x = max3x3(x)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
-        spectral = x.device.type == "cpu"
-        x = self.conv2(x, w["conv2.weight"]) if spectral else conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
+        conv2 = self.conv2 if x.device.type == "cpu" else partial(conv, padding=2)  # a GPU has fast convolutions
+        x = conv2(x, w["conv2.weight"])  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv2.bias"])), n)
         x = max3x3(x)  # [B, N*64, 8, 8]
         x = features(x, n)  # [N, B, 4096]
