@@ -8,14 +8,14 @@ Speed on a CPU comes from identities, none of which changes a result beyond roun
 all networks share is one convolution with N times the filters; taking the maximum before adding the bias and
 applying ReLU gives the same value with a quarter of the work; a maximum over pixels is a maximum of strided slices;
 where one matrix product does such a convolution, its rows can be ordered so that these are contiguous blocks; sums
-over neighbouring channels are a product with a banded matrix; and a convolution with many channels is a product of
-spectra (spectral.py). tests/test_networks.py holds both networks against their textbook form.
+over neighbouring channels are a product with a banded matrix; and AlexCifarNet's second convolution is a product of
+spectra (spectral.py). Where maxima tie, the derivative is another subgradient. tests/test_networks.py holds both
+networks against their textbook form.
 """
 
 import hashlib
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -168,8 +168,8 @@ class AlexCifarNet(Network):
         x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
         x = max3x3(x)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
-        conv2 = self.conv2 if x.device.type == "cpu" else partial(conv, padding=2)  # a GPU has fast convolutions
-        x = conv2(x, w["conv2.weight"])  # [B, N*64, 16, 16]
+        spectral = x.device.type == "cpu"  # a GPU has fast convolutions
+        x = self.conv2(x, w["conv2.weight"]) if spectral else conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(add_bias(x, w["conv2.bias"])), n)
         x = max3x3(x)  # [B, N*64, 8, 8]
         x = features(x, n)  # [N, B, 4096]
@@ -254,7 +254,7 @@ def max2x2(x: Tensor) -> Tensor:
 
 
 def max3x3(x: Tensor) -> Tensor:
-    """[B, C, 2H, 2W] -> [B, C, H, W]: maxima of 3x3 pixels around the even ones."""
+    """F.max_pool2d(x, 3, stride=2, padding=1): [B, C, 2H, 2W] -> [B, C, H, W]."""
     for axis in (2, 3):
         even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
         pair, n = torch.maximum(even, odd), even.shape[axis]
@@ -291,7 +291,7 @@ def response_norm(x: Tensor, n: int) -> Tensor:
     near = torch.ones(channels, channels, dtype=x.dtype, device=x.device).triu(-1).tril(2)  # k from c-2 to c+1
     y = x.permute(0, 2, 3, 1).unflatten(-1, (n, channels))  # [B, H, W, N, C]
     root = (1 + (0.001 / 9 / 4) * ((y * y) @ near)).rsqrt()
-    return (y * (root * root.sqrt())).flatten(-2).permute(0, 3, 1, 2)  # y^-0.75; two roots are faster than a power
+    return (y * (root * root.sqrt())).flatten(-2).permute(0, 3, 1, 2)  # root^1.5; a root is faster than a power
 
 
 def features(x: Tensor, n: int) -> Tensor:
@@ -301,6 +301,8 @@ def features(x: Tensor, n: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]."""
-    if len(weight) == 1 or weight[0].numel() > 500_000:  # F.linear's derivative comes in the order of the weights
+    # F.linear's derivative is laid out as the weights are, baddbmm's transposed: to copy that costs more than N calls
+    # where N is 1 or the weights are large.
+    if len(weight) == 1 or weight.shape[1:].numel() > 500_000:
         return torch.stack([F.linear(*one) for one in zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)])
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

@@ -91,8 +91,8 @@ EAGER = Steps()
 
 
 def compiled_steps() -> Steps:
-    """The same functions through `torch.compile`, for runs longer than a minute or two: compiling takes 20 to 70 s the
-    first time and seconds from its cache. Without a C++ compiler: the functions as they stand, and a line says so."""
+    """The same functions through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache.
+    Without a C++ compiler: the functions as they stand, and a line says so."""
     if not shutil.which(os.environ.get("CXX", "g++")):
         print("no C++ compiler: running without torch.compile, about 1.5 times slower", file=sys.stderr)
         return EAGER

@@ -7,6 +7,7 @@ from torch import nn
 from ddcore.errors import InputError
 from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, ModuleStack, as_network, generator
 from ddcore.spectral import SpectralConvolution
+from ddcore.unroll import EAGER, compiled_steps
 
 
 def textbook_lenet(channels: int, size: int) -> nn.Module:
@@ -63,11 +64,18 @@ def test_a_product_of_spectra_is_the_convolution(side, kernel):
     torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_a_product_of_spectra_compiles_with_its_derivative():
+    if compiled_steps() is EAGER:
+        pytest.skip("no C++ compiler")
+    convolution, images, weights = SpectralConvolution(6, 3), torch.randn(2, 4, 6, 6), torch.randn(1, 5, 4, 3, 3)
+    slope = torch.func.grad(lambda w: convolution(images, w).square().sum())
+    torch.testing.assert_close(torch.compile(slope)(weights), slope(weights), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("law", INIT_LAWS)
 def test_the_init_law_has_its_standard_deviation(law):
     weights = AlexCifarNet().unflatten(AlexCifarNet().init(law, generator(0))[None])
-    fan_in, fan_out = {"conv2.weight": (1600, 1600), "fc1.weight": (4096, 384)}, {}
-    for name, (i, o) in (fan_in | fan_out).items():
+    for name, (i, o) in {"conv2.weight": (1600, 1600), "fc1.weight": (4096, 384)}.items():
         expected = {
             "xavier": (2 / (i + o)) ** 0.5, "xavier-half": 0.5 * (2 / (i + o)) ** 0.5,
             "xavier-double": 2 * (2 / (i + o)) ** 0.5, "he": (2 / i) ** 0.5,

@@ -6,8 +6,8 @@ import pytest
 from conftest import SHARED, TINY_RANDOM
 
 from ddcore.companion import experiments, reproduce
-from ddcore.companion.experiments import Config
-from ddcore.companion.run import run
+from ddcore.companion.experiments import EXPERIMENTS, Config, configure
+from ddcore.companion.run import COMPILE_FROM, cost, gradients, run
 from ddcore.errors import MachineError
 
 
@@ -64,3 +64,10 @@ def test_a_failure_is_named_and_does_not_end_the_rest(few, ddcore, monkeypatch):
     failed = [line for line in done.out if line.startswith("tiny: failed")]
     assert done.status == 1 and len(failed) == 1 and "diverged" in failed[0]
     assert any(line.startswith("tiny-random: ") for line in done.out)
+
+
+def test_a_runs_cost_counts_its_choices_and_a_nearest_neighbour_has_no_gradients_to_compile():
+    config = EXPERIMENTS["fig3a"]
+    assert cost(config.model_copy(update={"average": 0.98})) > cost(config) > gradients(config) >= COMPILE_FROM
+    assert gradients(EXPERIMENTS["baseline-neighbour-real-mnist"]) == 0
+    assert gradients(configure("full-mnist", "smoke")) < COMPILE_FROM < gradients(EXPERIMENTS["full-mnist"])

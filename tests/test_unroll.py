@@ -40,7 +40,7 @@ CASES = [
     Case("shared batch", ModuleStack(small_net()), (1, 8), own_batch=False),
     Case("soft labels", ModuleStack(small_net()), (1, 8), soft=True, networks=3),
     Case("another objective", ModuleStack(small_net()), (1, 8), objective=squared),
-    Case("lenet", LeNet(1, 28, classes=3), (1, 28), steps=2, epochs=1),
+    Case("lenet", LeNet(1, 28, classes=3), (1, 28), steps=2, epochs=1, networks=1),
     Case("lenet, colour, 32", LeNet(3, 32, classes=3), (3, 32), steps=1, epochs=2, soft=True),
     Case("alexcifarnet", AlexCifarNet(classes=3), (3, 32), steps=1, epochs=2, own_batch=False),
 ]

@@ -39,7 +39,7 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke, laptop or paper")] = "paper",
     parameters: Parameters = [],  # noqa: B006 (typer copies it)
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    compile: Annotated[str, typer.Option(help="auto, on or off")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto (where it pays), on or off")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="ignore a record and a checkpoint")] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(file_okay=False, help="folder of checkpoints; default: the cache folder")

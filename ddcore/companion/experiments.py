@@ -114,7 +114,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
 
     # From random inits what counts is the number of networks; the rate of a single step has far to go.
     one_step = dict(samples=64, batch=32, iterations=800, image_rate=0.06, raw_rate=0.02, first_lr=0.4)
-    more_images = dict(samples=32, iterations=400, average=0.98)  # 64 networks a step would take hours
+    fewer = dict(samples=32, iterations=400, average=0.98)  # 64 networks a step would take hours
+    fewer_networks = {10: dict(samples=16, iterations=400), 20: fewer, 30: fewer}
     many_steps = dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)
     few_steps = many_steps | dict(samples=64, batch=64, iterations=800, average=0.98)
     one_step_cifar = one_step | dict(samples=4, batch=64, iterations=600, first_lr=0.1, checks=5, average=0.98)
@@ -135,10 +136,11 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     for data, base, fig3 in (("mnist", mnist, "fig3a"), ("cifar10", cifar, "fig3b")):
         one, many, more = (one_step, many_steps, many_epochs) if data == "mnist" else (one_step_cifar, {}, {})
         for n in (1, 5, 10, 20, 30):
-            few = {} if data == "cifar10" or n < 10 else more_images if n > 10 else dict(samples=16, iterations=400)
+            few = fewer_networks.get(n, {}) if data == "mnist" else {}
             defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one | few)
         for n in (5, 10, 20, 30):
-            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **few_steps if many and n == 5 else many)
+            settings = few_steps if (data, n) == ("mnist", 5) else many
+            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **settings)
         for k in (1, 5, 10, 20, 30):
             defined[f"fig4a-{data}-{k}"] = with_(base, steps=k, epochs=2, **more)
         for e in (4, 5):

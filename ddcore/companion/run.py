@@ -1,5 +1,6 @@
 """One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
 
+import ctypes
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from torch import Tensor
 
+from ddcore import baselines
 from ddcore.companion import baseline, inits, records
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
@@ -26,8 +28,8 @@ from ddcore.networks import Network
 from ddcore.unroll import EAGER, compiled_steps, train
 
 STACK = 20  # networks tested at once
-COMPILE_FROM = 50  # core-seconds of gradients from which compiling pays
-# Core-seconds, one network: a gradient step there and back, the gradient of one real image, its logits.
+COMPILE_FROM = 150  # core-seconds of gradients: compiling takes 20 to 70 s and saves a third
+# Core-seconds, one network: a gradient step on ten images there and back, the gradient of one real image, its logits.
 INNER = {"lenet": 0.004, "alexcifarnet": 0.1}
 REAL = {"lenet": 0.00006, "alexcifarnet": 0.002}
 LOGITS = {"lenet": 0.000025, "alexcifarnet": 0.0008}
@@ -58,23 +60,30 @@ def run(
 def gradients(config: Config) -> float:
     """Core-seconds of a run's gradients, roughly, without those of training a pool."""
     if config.images == "all":
-        return config.nets * config.epochs * 50_000 * REAL[config.network]
+        images = 1_500 if config.dataset == "digits" else 50_000
+        return config.nets * config.epochs * images * REAL[config.network]
     if config.images.startswith("neighbour"):
-        return 60
-    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]
+        return 0.0
+    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]  # as measured
     return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
 
 
 def cost(config: Config) -> float:
-    """Core-seconds of a run, roughly: gradients, comparisons on the validation split, and the test before and after."""
-    looks = config.checks * (1 if config.fixed else 10) * 5_000 if config.images == "distilled" else 0
-    return gradients(config) + (looks + 2 * config.nets * 10_000) * LOGITS[config.network]
+    """Core-seconds of a run, roughly: gradients, choices on the validation split, and the test before and after."""
+    if config.images.startswith("neighbour"):
+        return 10.0
+    rates = (1 + len(baselines.PAPERS_RATES)) * baseline.RUNS
+    choices = {
+        "distilled": config.checks * inits.choosing(config) * (2 if config.average else 1),
+        "all": 0,
+        "best-of-many": rates + 5 * config.nets,
+    }.get(config.images, rates)
+    return gradients(config) + (5_000 * choices + 2 * config.nets * 10_000) * LOGITS[config.network]
 
 
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    long = config.dataset != "digits" if config.images == "all" else gradients(config) >= COMPILE_FROM
-    compiled = compile == "on" or (compile == "auto" and long)
+    compiled = compile == "on" or (compile == "auto" and gradients(config) >= COMPILE_FROM)
     left = {
         way: folder / f"{config.key}.{'compiled' if way else 'eager'}.safetensors" for way in (compiled, not compiled)
     }
@@ -190,6 +199,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     of a fixed init the stored weights) and compares with the values in the record. InputError where the record's
     dataset is not there.
     """
+    keep_freed_memory()
     try:
         config = Config(**record.config)
     except ValidationError:
@@ -272,11 +282,20 @@ class _only_one:
 
 def check_device(device: str) -> None:
     """InputError for a device that is not known or not here. Float32 means float32: no shortened products on a GPU."""
+    keep_freed_memory()
     if device not in ("cpu", "cuda"):
         raise InputError(f"--device {device}: one of cpu, cuda is allowed")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here; cpu is allowed")
     torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next tensors. By default it maps each one above 32 MB anew and gives the top
+    of the heap back; the page faults of that took 30 % of a real batch and 70 % of an evaluation on CIFAR-10."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block has a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back only beyond 2 GB
 
 
 def start_processes(device: str) -> None:
