@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore.companion.records import environment
-from ddcore.companion.run import check_device
+from ddcore.companion.run import check_device, keep_freed_memory
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
 from ddcore.unroll import compiled_steps, meta_gradient
@@ -239,6 +239,7 @@ def main() -> None:
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
     check_device(DEVICE)
+    keep_freed_memory()
     machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
     print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
     if sys.argv[1:] == ["race"]:
