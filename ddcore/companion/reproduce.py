@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from ddcore.companion import inits, records
+from ddcore.companion.cost import cost
 from ddcore.companion.experiments import EXPERIMENTS, Config
-from ddcore.companion.run import check_device, cost, run
+from ddcore.companion.run import check_device, run
 from ddcore.datasets import is_available
 from ddcore.errors import InputError, MachineError
 
@@ -49,8 +50,9 @@ def plan(shard: tuple[int, int] = (1, 1)) -> str:
     todo = missing(shard)
     where = [f"{m.absent} is not here" if m.absent else m.dataset for m in todo]
     lines = [f"{m.name:42} {said:20} {m.seconds:10,.0f} s" for m, said in zip(todo, where, strict=True)]
-    total = sum(m.seconds for m in todo if not m.absent) / 3600
-    return "\n".join([*lines, f"{len(todo)} of {len(EXPERIMENTS)} experiments missing, about {total:.1f} core-hours"])
+    hours, waiting = sum(m.seconds for m in todo) / 3600, sum(bool(m.absent) for m in todo)
+    said = f"{len(todo)} of {len(EXPERIMENTS)} experiments missing, about {hours:.1f} core-hours"
+    return "\n".join([*lines, said + (f"; {waiting} wait for their data" if waiting else "")])
 
 
 class OutOfTime(BaseException):

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddcore import baselines
 from ddcore.companion import baseline, inits, records
+from ddcore.companion.cost import COMPILE_FROM, gradients
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder
@@ -28,11 +28,6 @@ from ddcore.networks import Network
 from ddcore.unroll import EAGER, compiled_steps, train
 
 STACK = 20  # networks tested at once
-COMPILE_FROM = 150  # core-seconds of gradients: compiling takes 20 to 70 s and saves a third
-# Core-seconds, one network: a gradient step on ten images there and back, the gradient of one real image, its logits.
-INNER = {"lenet": 0.004, "alexcifarnet": 0.1}
-REAL = {"lenet": 0.00006, "alexcifarnet": 0.002}
-LOGITS = {"lenet": 0.000025, "alexcifarnet": 0.0008}
 TOLERANCE = 0.001  # of a mean accuracy re-derived on another machine: a tenth of a percentage point
 
 
@@ -56,30 +51,6 @@ def run(
         if found is not None and (not own_images or found.data["sha256"] == data.sha256):
             return found
         return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
-
-
-def gradients(config: Config) -> float:
-    """Core-seconds of a run's gradients, roughly, without those of training a pool."""
-    if config.images == "all":
-        images = 1_500 if config.dataset == "digits" else 50_000
-        return config.nets * config.epochs * images * REAL[config.network]
-    if config.images.startswith("neighbour"):
-        return 0.0
-    sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]  # as measured
-    return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
-
-
-def cost(config: Config) -> float:
-    """Core-seconds of a run, roughly: gradients, choices on the validation split, and the test before and after."""
-    if config.images.startswith("neighbour"):
-        return 10.0
-    rates = (1 + len(baselines.PAPERS_RATES)) * baseline.RUNS
-    choices = {
-        "distilled": config.checks * inits.choosing(config) * (2 if config.average else 1),
-        "all": 0,
-        "best-of-many": rates + 5 * config.nets,
-    }.get(config.images, rates)
-    return gradients(config) + (5_000 * choices + 2 * config.nets * 10_000) * LOGITS[config.network]
 
 
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
