@@ -12,7 +12,7 @@ book: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/pytest
-	$(if $(NOTEBOOKS),$(BIN)/pytest --nbval --nbval-current-env $(NOTEBOOKS))
+	$(BIN)/pytest --nbval --nbval-current-env $(NOTEBOOKS)
 
 reproduce: $(STAMP)
 	$(BIN)/ddcore reproduce

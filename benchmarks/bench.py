@@ -8,7 +8,7 @@ layout), the same through the differentiable optimiser of `higher`, both estimat
 compiled. The rounds go through all ways in turn, so that a noisy machine is noisy for all; the median counts. The
 differences from the textbook loop are taken in float64 (in float32 a rounding can switch a ReLU or a maximum). The
 floor is the time of the textbook loop's floating-point operations as large matrix products; a way with fewer operations
-can fall below it. All ways have the memory settings of `ddcore run`.
+can fall below it. What is timed has the memory settings of `ddcore run`.
 """
 
 import json

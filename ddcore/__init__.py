@@ -29,15 +29,17 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
     InputError for a name that is none, for an experiment without a record and for a file of another kind.
     """
     path = Path(path_or_name)
-    if path.is_dir():
+    if (path / "distilled.safetensors").is_file():
         return DistilledData.load(path / "distilled.safetensors")
-    if path.exists() or path.suffix:
+    if path.is_file() or path.suffix:
         return DistilledData.load(path)
     from ddcore.companion.records import find  # only here does the package look up its own records
 
     record = find(str(path_or_name))
     if record is None:
         raise InputError(f"{path_or_name} has no record here; `ddcore run {path_or_name}` makes one")
+    if record.config["images"] == "all":
+        raise InputError(f"{path_or_name} has no images of its own: its networks were trained on the whole dataset")
     return record.distilled
 
 

@@ -73,8 +73,8 @@ def learned_rates(
     labelled: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Rates [E, S] learned for images that are not: eq. (4) over the raw rates alone (rate = softplus(raw)), with fresh
-    images of the source, networks of p and real batches at each outer step. Adam at 0.05, falling to zero. labelled:
-    as in `class_major`."""
+    images of the source, networks of p and real batches at each outer step. Adam at 0.05, falling to zero; gradients
+    are clipped to a norm of 0.1. labelled: as in `class_major`."""
     network = as_network(network)
     raw = torch.full((epochs, len(source(generator(seed)))), 0.02, device=data.train[0].device).expm1().log()
     adam = torch.optim.Adam([raw], lr=0.05, betas=(0.5, 0.999))

@@ -107,6 +107,13 @@ def is_available(name: str) -> bool:
     return True
 
 
+def absolute(name: object) -> object:
+    """A dataset's name with the path of `folder:PATH` made absolute; anything else as it is."""
+    if isinstance(name, str) and name.startswith("folder:"):
+        return "folder:" + os.path.abspath(os.path.expanduser(name.removeprefix("folder:")))
+    return name
+
+
 def load(name: str, *, download: bool = True) -> Dataset:
     """The dataset of that name, or `folder:PATH` with `train` and `test` folders of one folder of images per class.
 

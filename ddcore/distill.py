@@ -41,8 +41,7 @@ RETURNS = 5  # how often a loss that is not finite is answered by going back to 
 class Recipe:
     """How the outer loop runs. The defaults differ from the settings of the paper's code, `Recipe.faithful()`, in this:
 
-    - images start as normal noise of standard deviation `noise` instead of 1, rates at `first_lr` instead of 0.02 (on
-      CIFAR-10: 0.001);
+    - images start as normal noise of standard deviation `noise` instead of 1;
     - every network has a real batch of its own, of `batch` images drawn independently, instead of one common batch of
       1,024 images;
     - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same
@@ -102,8 +101,9 @@ def distill(
 
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
-    accuracy, seconds}]; "before", the seconds spent before this process resumed. Raises MachineError when the loss
-    stays infinite however small the step (without checks: at once).
+    accuracy, seconds}]; "before", the seconds spent before this process resumed. A loss that stays
+    infinite however small the step ends the run early; MachineError where there are no good images to return by then
+    (without checks: at once).
     """
     network = as_network(network)
     device, (rank, _) = data.train[0].device, process()
@@ -140,7 +140,7 @@ def distill(
             if diverged and not (every and state.go_back()):
                 if state.best_step == 0:
                     rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
-                    where = f"at outer step {state.k} however small the step; rates {rates}"
+                    where = f"at outer step {state.k}{' however small the step' if every else ''}; rates {rates}"
                     raise MachineError(f"distillation diverged {where}")
                 break
             bar.update()
@@ -169,8 +169,7 @@ def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k,
     """Mean loss and mean meta-gradient over the J samples of outer step k (lines 3 to 8), all processes together."""
     rank, world = process()
     mine, device = range(rank, recipe.samples, world), data.train[0].device
-    learned = [distilled.images, distilled.lrs, *([distilled.soft_labels] if distilled.soft_labels is not None else [])]
-    total = [torch.zeros((), device=device), *(torch.zeros_like(t) for t in learned)]
+    total = [torch.zeros((), device=device), *map(torch.zeros_like, distilled.learned())]
     if mine:
         draws = [generator(seed, k, j) for j in mine]
         theta = torch.stack([p(g) for g in draws]).to(device)
@@ -180,8 +179,7 @@ def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k,
             batch = tuple(torch.stack(part) for part in zip(*(data.batch(recipe.batch, g) for g in draws), strict=True))
             batch = tuple(part[0] for part in batch) if len(mine) == 1 else batch
         losses, gradient = meta_gradient(network, distilled, theta, batch, objective=objective, steps=step_functions)
-        parts = [gradient.images, gradient.lrs, *([gradient.soft_labels] if gradient.soft_labels is not None else [])]
-        total = [losses.sum() / recipe.samples, *(g * (len(mine) / recipe.samples) for g in parts)]
+        total = [losses.sum() / recipe.samples, *(g * (len(mine) / recipe.samples) for g in gradient.learned())]
     if world > 1:
         for t in total:
             dist.all_reduce(t)
@@ -193,16 +191,9 @@ class OuterState:
 
     def __init__(self, start: DistilledData, recipe: Recipe):
         self.start, self.recipe = start, recipe
-        raw = start.lrs.expm1().log()  # softplus(raw) = rate
-        self.learned = [
-            start.images.clone(),
-            raw,
-            *([start.soft_labels.clone()] if start.soft_labels is not None else []),
-        ]
-        rates = (recipe.image_rate, recipe.raw_rate, recipe.label_rate)
-        self.adam = torch.optim.Adam(
-            [{"params": [t], "lr": r} for t, r in zip(self.learned, rates, strict=False)], betas=(0.5, 0.999)
-        )
+        self.learned = [t.clone() for t in start.learned()]
+        self.learned[1] = start.lrs.expm1().log()  # raw: softplus(raw) = rate
+        self.adam = torch.optim.Adam([{"params": [t]} for t in self.learned], betas=(0.5, 0.999))
         for t in self.learned:  # Adam makes its state at the first step; make it now, so that it can always be saved
             t.grad = torch.zeros_like(t)
         self.adam.step()
@@ -296,7 +287,7 @@ class OuterState:
             return 0.0
         try:
             with safe_open(path, "pt") as file:
-                header, stored = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+                header, stored = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}
             if header["identity"] != identity:
                 raise ValueError("it belongs to another configuration")
             numbers, now = json.loads(header["state"]), self._tensors()

@@ -42,6 +42,10 @@ class DistilledData:
         epochs, steps = self.lrs.shape
         return [(e, s) for e in range(epochs) for s in range(steps)]
 
+    def learned(self) -> list[Tensor]:
+        """What distillation changes: the images, the rates and, where there are any, the soft labels."""
+        return [t for t in (self.images, self.lrs, self.soft_labels) if t is not None]
+
     def targets(self) -> Tensor:
         """What the inner loss asks for, [S, n, K]: the soft labels, or the labels one hot (of as many classes as `meta`
         names, else as the labels show)."""
@@ -76,7 +80,7 @@ class DistilledData:
         try:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {})["ddcore"])
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {k: file.get_tensor(k) for k in file.keys()}
             if meta.pop("format") != FORMAT:
                 raise ValueError(f"another format version than {FORMAT}")
             soft, init = tensors.get("soft_labels"), {k[5:]: v for k, v in tensors.items() if k.startswith("init.")}

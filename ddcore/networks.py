@@ -34,14 +34,14 @@ INIT_LAWS = {  # name -> standard deviation of a weight with fan_in inputs and f
 }
 
 
-def generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+def generator(*key: int | str) -> torch.Generator:
     """A random generator of its own for every `key`, for example (seed, outer step, sample).
 
     Keys that differ anywhere give independent streams, so results do not depend on which process draws which sample,
     nor on how many were drawn before.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little"))
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 class Network:

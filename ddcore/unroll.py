@@ -148,8 +148,7 @@ def meta_gradient(
 
 
 def _autograd(network, distilled, theta, batch, objective):
-    learned = [distilled.images, distilled.lrs] + ([] if distilled.soft_labels is None else [distilled.soft_labels])
-    learned = [t.detach().clone().requires_grad_() for t in learned]
+    learned = [t.detach().clone().requires_grad_() for t in distilled.learned()]
     images, lrs, soft_labels = (*learned, None)[:3]
     copy = replace(distilled, images=images, lrs=lrs, soft_labels=soft_labels)
     theta = theta.detach().clone().requires_grad_()

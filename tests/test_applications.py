@@ -101,6 +101,22 @@ def test_an_interrupted_pool_goes_on_and_is_rebuilt_bit_by_bit(attack):
     assert first.stat().st_mtime_ns == kept and second.exists()
 
 
+def test_networks_trained_on_a_folder_are_trained_again_when_its_images_change(apart, pictures, monkeypatch):
+    monkeypatch.setattr(inits, "compiled_steps", lambda: pytest.fail("compiled though it was not to be"))
+    folder = pictures()
+    config = Config(dataset=f"folder:{folder}", images="all", epochs=1, nets=3)
+
+    def networks():
+        pool = inits.pool(config, compile=False)
+        return pool, inits.weights(inits.training_of(config), "test", range(3))
+
+    before, theta = networks()
+    assert before["networks"] == 3 and torch.equal(networks()[1], theta)
+    shutil.copyfile(folder / "train" / "a" / "0.png", folder / "train" / "a" / "1.png")
+    after, again = networks()
+    assert after["sha256"] != before["sha256"] and not torch.equal(again, theta)
+
+
 def test_an_attack_makes_one_class_be_taken_for_another_and_can_be_verified(attack, digits):
     record = run("attack", compile="off")
     after = {name: metric["mean"] for name, metric in record.metrics.items()}
@@ -179,7 +195,9 @@ def test_a_source_that_is_unknown_is_named(ddcore):
         ("table3-mnist-10", "source=digits", "means nothing"),
         ("table2-mnist-usps-random", "attacked=1", "means nothing"),
         ("table2-mnist-usps-fixed", "pool=10", "means nothing"),
+        ("table3-mnist-10", "pool=0", "at least 1"),
         ("fig2a", "pool=10", "means nothing"),
+        ("baseline-neighbour-real-mnist", "iterations=5", "means nothing"),
         ("full-mnist", "steps=5", "means nothing"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_file_is_as_documented(tmp_path):
         example(soft, INIT).save(tmp_path / "d.safetensors")
         with safe_open(tmp_path / "d.safetensors", "pt") as file:
             header = json.loads(file.metadata()["ddcore"])
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            slices = {name: file.get_slice(name) for name in file.keys()}
             found = {name: (part.get_shape(), part.get_dtype()) for name, part in slices.items()}
         labels = {"soft_labels": ([S, n, K], "F32")} if soft else {"labels": ([S, n], "I64")}
         expected = {"images": ([S, n, 1, 28, 28], "F32"), "lrs": ([E, S], "F32"), **labels}
@@ -137,10 +137,12 @@ def test_to_float64_keeps_the_labels():
     assert moved.labels.dtype == torch.int64 and moved.targets().dtype == torch.float64
 
 
-def test_load_distilled_by_file_by_folder_and_by_name(record):
+def test_load_distilled_by_file_by_folder_and_by_name(record, monkeypatch):
     by_name = ddcore.load_distilled("tiny")
     for path in (record, record / "distilled.safetensors", str(record)):
         assert torch.equal(ddcore.load_distilled(path).images, by_name.images)
+    monkeypatch.chdir(record.parents[1])  # where a folder has the experiment's name
+    assert torch.equal(ddcore.load_distilled("tiny").images, by_name.images)
 
 
 @pytest.mark.parametrize("name", ["fig2a", "nothing", "missing.safetensors", "no/such/folder"])

@@ -97,6 +97,13 @@ def test_values_are_typed(folder):
     assert [type(value) for value in typed.values()] == [int, float, bool, str, str]
 
 
+def test_a_folder_is_the_reader_s_not_the_notebook_s(folder):
+    declared = 'dataset: str = "digits"  # a dataset or folder:PATH'
+    assert notebooks.values(put(folder, "a", declared=declared), {"dataset": "folder:x"}) == {
+        "dataset": f"folder:{os.getcwd()}/x"
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -148,6 +155,13 @@ def test_an_output_that_must_not_be_written_is_refused(folder, out):
     put(folder, "a", "1/0")
     with pytest.raises(InputError, match="cannot write"):
         notebooks.run("a", {}, Path(out.format(folder=folder)))
+
+
+def test_bad_input_that_only_a_cell_can_see_is_the_reader_s(folder):
+    put(folder, "a", "from ddcore.errors import InputError\nraise InputError('no such dataset')")
+    with pytest.raises(InputError, match="a, cell 3 failed: InputError: no such dataset"):
+        notebooks.run("a", {})
+    assert os.listdir() == []
 
 
 def test_a_failing_cell_is_named_and_nothing_is_written(folder):

@@ -236,6 +236,7 @@ FAKE = [0.99]
         lambda c: accuracy(c).update(values=FAKE),
         lambda c: accuracy(c).update(values=[]),
         lambda c: accuracy(c).update(std=0.01),
+        lambda c: accuracy(c).pop("std"),
         lambda c: accuracy(c).update(n=200),
         lambda c: c["metrics"].update(invented=accuracy(c)),
         lambda c: c["data"].update(sha256="0" * 64),
@@ -244,7 +245,7 @@ FAKE = [0.99]
         lambda c: c["config"].update(steps=0),
         lambda c: c.update(key="0123456789ab"),
     ],
-    ids=["accuracy", "values", "no values", "std", "n", "invented", "data", "seed", "config", "no config", "key"],
+    ids="accuracy, values, no values, std, no std, n, invented, data, seed, config, no config, key".split(", "),
 )
 def test_verify_fails_a_tampered_record(edit, how):
     edit(how)

@@ -31,7 +31,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ddcore.companion import experiments, records
+from ddcore.companion import records
 from ddcore.errors import InputError
 
 FILE = Path(__file__).parents[2] / "claims.yml"
@@ -62,7 +62,7 @@ class Compare(Strict):
 class Claim(Strict):
     id: str
     place: str
-    kind: Literal[tuple(NEEDS)]  # type: ignore[valid-type]
+    kind: Literal[tuple(NEEDS)]
     value: float | list[float] | None = None  # percent as printed, a rate as it is; null: unreadable
     std: float | None = None  # likewise; absent: none printed
     experiment: str = ""
@@ -146,7 +146,7 @@ class Judge:
     """Gives verdicts on claims from the records that `find(experiment)` returns (None: there is none)."""
 
     def __init__(self, find: Callable[[str], Any] | None = None, claims: dict[str, Claim] | None = None):
-        self.claims, self._find = claims or load(), cache(find or _committed)
+        self.claims, self._find = claims or load(), cache(find or records.find)
 
     def record(self, experiment: str) -> Any:
         if (record := self._find(experiment)) is None:
@@ -259,14 +259,10 @@ class Judge:
         facts = [claim.deviation, claim.evidence]
         for record in filter(None, map(self._find, filter(None, names))):
             pool = record.config.get("pool") or 2000
-            facts += [COPIES.get(record.data["name"]), f"pool of {pool} networks" if pool < 2000 else None]
+            facts += [COPIES.get(name) for name in (record.data["name"], record.config.get("source"))]
+            facts += [f"pool of {pool} networks" if pool < 2000 else None]
             facts.append("one init, one seed" if record.config.get("fixed") else None)
         return ", ".join(dict.fromkeys(filter(None, facts)))
-
-
-def _committed(experiment: str) -> records.Record | None:
-    """The record at the paper's scale; None also for an experiment of the paper that is not defined yet."""
-    return records.find(experiment) if experiment in experiments.names() else None
 
 
 def _or_none(function: Callable[..., Any], *args: Any) -> Any:

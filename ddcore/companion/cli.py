@@ -26,10 +26,12 @@ def list_() -> None:
     for name, config in EXPERIMENTS.items():
         record = records.find(name)
         said = f"{100 * record.metrics['test_accuracy']['mean']:.2f} %" if record else "no record"
-        images = f"{config.steps} step{'s' * (config.steps > 1)} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
+        steps = "all images" if config.images == "all" else f"{config.steps} step{'s' * (config.steps > 1)}"
+        steps += f" of {config.per_class} per class" if config.per_class > 1 else ""
+        images = f"{steps} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
         also = ", ".join(a for a, n in ALIASES.items() if n == name)
         init = "fixed" if config.fixed else "random"
-        print(f"{name:26} {config.dataset:8} {init:6} {images:22} {said:10} {also and '= ' + also}".rstrip())
+        print(f"{name:26} {config.dataset:8} {init:6} {images:32} {said:10} {also and '= ' + also}".rstrip())
     print("notebooks: " + ", ".join(path.stem for path in sorted(book.FOLDER.glob("*.ipynb"))))
 
 
@@ -169,7 +171,8 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
         if status == 130:  # what typer makes of Ctrl-C
-            _complain("interrupted; the same command goes on from the last checkpoint")
+            resumes = sys.argv[1:2] in (["run"], ["reproduce"])
+            _complain("interrupted" + "; the same command goes on from the last checkpoint" * resumes)
     except UsageError as error:
         status = 2
         _complain(f"{error.format_message().rstrip('.')}; `ddcore --help` shows what is allowed")

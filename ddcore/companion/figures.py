@@ -21,7 +21,8 @@ def picture(image: Tensor, meta: dict) -> Tensor:
 def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -> Figure:
     """One row for each step, with its rate in every epoch at the left, and one image of each class (Figs 2 and 3)."""
     steps = list(range(len(distilled.images))) if steps is None else steps
-    labels, classes = distilled.labels, distilled.meta["classes"]
+    classes = distilled.meta["classes"]
+    per_class = distilled.images.shape[1] // len(classes)
     figure, axes = plt.subplots(
         len(steps), len(classes), figsize=(8, 0.95 * len(steps) + 0.3), squeeze=False, layout="constrained"
     )
@@ -31,8 +32,7 @@ def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -
             -0.15, 0.5, f"step {s}\nrates\n{rates}", transform=row[0].transAxes, ha="right", va="center", size=8
         )
         for k, axis in enumerate(row):
-            first = int((labels[s] == k).nonzero()[0])
-            axis.imshow(picture(distilled.images[s, first], distilled.meta), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture(distilled.images[s, k * per_class], distilled.meta), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
     for k, axis in enumerate(axes[0]):
         axis.set_title(f"label {classes[k]}" if classes[k].isdigit() else classes[k], size=9)

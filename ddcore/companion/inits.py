@@ -1,10 +1,11 @@
 """Where a configuration's initial weights come from: a law (section 4.1), or a pool of pretrained networks (4.2).
 
 A pool's networks are numbered in two streams: "pool", of which the first `config.pool` are distilled with and the next
-are for choices, and "test", which nothing but the test sees. Network j of a stream follows from the configuration, the
-stream and j alone. They are trained a few at a time, each few stored in the user's cache when done: an interrupted pool
-goes on, and several processes share the work. Weights are rounded to float16 before any use, so that the held-out
-networks that are committed with the records are those that the records were tested on.
+are for choices, and "test", which nothing but the test sees (a fixed init is the first of it). Network j of a stream
+follows from the configuration, the stream and j alone. They are trained a few at a time, each few stored in the user's
+cache when done: an interrupted pool goes on, and several processes share the work. Weights are rounded to float16
+before any use, so that the held-out networks that are committed with the records are those that the records were
+tested on.
 """
 
 import json
@@ -54,8 +55,14 @@ def prepare(config: Config, device: str = "cpu", download: bool = True) -> tuple
     match, or where a class to be attacked is not there."""
     data = load(config.dataset, download=download)
     if config.source:
-        known = _header(_stored(training_of(config), "test", range(1), device)[0])
-        data = objectives.matched(data, config.source, known["classes"], known["channels"])
+        stored = _places(training_of(config), "test", range(1))[0]
+        if stored.is_file():  # what they were trained on need not be here any more
+            header = _header(stored)
+            classes, channels = header["classes"], header["channels"]
+        else:
+            source = load(config.source, download=download)
+            classes, channels = source.classes, source.shape[0]
+        data = objectives.matched(data, config.source, classes, channels)
     asked(config, data)  # raises where there is no such class
     data = data.to(device)
     return data, as_network(config.network, *data.shape, len(data.classes))
@@ -96,9 +103,9 @@ def choosing(config: Config) -> int:
     return 1 if config.fixed else min(20, max(4, config.pool // 10)) if config.pretrained_on else 10
 
 
-def weights(training: Config, stream: str, which: range, device: str = "cpu") -> Tensor:
+def weights(training: Config, stream: str, which: range) -> Tensor:
     """Networks `which` of a pool's stream, float32 [n, P], trained now where they are not stored."""
-    files, skipped = _stored(training, stream, which, device), which.start % TOGETHER[training.network]
+    files, skipped = _stored(training, stream, which), which.start % TOGETHER[training.network]
     parts = []
     for path in files:
         with _opened(path) as file:
@@ -106,14 +113,16 @@ def weights(training: Config, stream: str, which: range, device: str = "cpu") ->
     return torch.cat(parts)[skipped : skipped + len(which)].float()
 
 
-def pool(config: Config, device: str) -> dict:
+def pool(config: Config, device: str = "cpu", compile: bool = True) -> dict:
     """Train what is missing of a configuration's networks; for its record: their training's key, how they do on the
     source's validation images, the seconds that training took, and the source files' sha256."""
-    files = [path for stream, which in _needed(config) for path in _stored(training_of(config), stream, which, device)]
-    headers = [_header(path) for path in files]
-    accuracy = [a for header in headers for a in header["accuracy"]]
+    training, headers, accuracy = training_of(config), [], []
+    for stream, which in _needed(config):
+        found = [_header(path) for path in _stored(training, stream, which, device, compile)]
+        accuracy += [a for header in found for a in header["accuracy"]][: len(which)]
+        headers += found
     return {
-        "training": training_of(config).key, "networks": len(accuracy),
+        "training": training.key, "networks": len(accuracy),
         "validation_accuracy": sum(accuracy) / len(accuracy), "lowest": min(accuracy),
         "seconds": round(sum(header["seconds"] for header in headers)), "sha256": headers[0]["sha256"],
     }  # fmt: skip
@@ -134,8 +143,8 @@ def _needed(config: Config) -> list[tuple[str, range]]:
 
 def keep(config: Config, root: Path) -> None:
     """Copy the first held-out networks beside the records in `root`, so that these can be verified in a minute."""
-    for path in _stored(training := training_of(config), "test", range(min(config.nets, COMMITTED))):
-        to = root / "networks" / training.key / path.name
+    for path in _stored(training_of(config), "test", range(min(config.nets, COMMITTED))):
+        to = root / "networks" / path.parent.name / path.name
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
             part = to.with_suffix(f".{os.getpid()}.part")
@@ -145,18 +154,21 @@ def keep(config: Config, root: Path) -> None:
 
 def _places(training: Config, stream: str, which: range) -> dict[int, Path]:
     """The files that hold networks `which`, by their first; one that is nowhere has its place in the user's cache."""
-    together, roots, found = TOGETHER[training.network], records.roots(), {}
+    together, roots, found, name = TOGETHER[training.network], records.roots(), {}, training.key
+    if training.dataset.startswith("folder:"):  # whose images may change
+        name += f"-{load(training.dataset).sha256[:12]}"
     for first in range(which.start // together * together, which.stop, together):
-        places = [root / "networks" / training.key / f"{stream}-{first:04}.safetensors" for root in roots]
+        places = [root / "networks" / name / f"{stream}-{first:04}.safetensors" for root in roots]
         found[first] = next(filter(Path.is_file, places), places[-1])
     return found
 
 
-def _stored(training: Config, stream: str, which: range, device: str = "cpu") -> list[Path]:
+def _stored(training: Config, stream: str, which: range, device: str = "cpu", compile: bool = True) -> list[Path]:
     """The files that hold networks `which`, in order; those that are nowhere are made in the user's cache."""
     places, together = _places(training, stream, which), TOGETHER[training.network]
     if missing := {first: path for first, path in places.items() if not path.is_file()}:
-        data, steps = load(training.dataset).to(device), EAGER if training.dataset == "digits" else compiled_steps()
+        data = load(training.dataset).to(device)
+        steps = compiled_steps() if compile and training.dataset != "digits" else EAGER
         next(iter(missing.values())).parent.mkdir(parents=True, exist_ok=True)
         said = f"networks trained on {training.dataset}"
         with tqdm(total=len(missing) * together, desc=said, file=sys.stderr) as bar:

@@ -29,6 +29,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from ddcore.datasets import absolute
 from ddcore.errors import InputError, MachineError, did_you_mean
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -135,15 +136,15 @@ def values(path: Path, overrides: dict[str, str]) -> dict[str, object]:
         if name not in known:
             hint = did_you_mean(name, known) or f"; it has: {', '.join(known) or 'none'}"
             raise InputError(f"{path.stem} has no parameter {name}{hint}")
-    return {name: known[name].parse(text) for name, text in overrides.items()}
+    return {name: absolute(known[name].parse(text)) for name, text in overrides.items()}
 
 
 def run(name: str, overrides: dict[str, str], out: Path | None = None, *, limit: float = 3600) -> Path:
     """Execute a notebook and write the executed copy, by default NAME.executed.ipynb in this folder.
 
     `overrides` are the reader's strings by parameter name; `limit` is the longest a cell may take, in
-    seconds. The copy is written when all cells have run, and in one move. Errors: InputError before
-    anything runs, MachineError naming the cell that failed.
+    seconds. The copy is written when all cells have run, and in one move. Errors: InputError for bad input (what
+    only a cell can see, such as a dataset's name, included), MachineError naming the cell that failed.
     """
     path = find(name)
     typed = values(path, overrides)
@@ -186,7 +187,8 @@ def execute(path: Path, typed: dict[str, object], *, limit: float) -> nbformat.N
         )
     except papermill.PapermillExecutionError as error:
         said = (error.evalue.strip().splitlines() or [""])[-1]
-        raise MachineError(f"{path.stem}, cell {at[0] + 1} failed: {error.ename}: {said}") from None
+        kind = InputError if error.ename == "InputError" else MachineError
+        raise kind(f"{path.stem}, cell {at[0] + 1} failed: {error.ename}: {said}") from None
     except CellTimeoutError:
         raise MachineError(f"{path.stem}, cell {at[0] + 1} took longer than {limit:g} seconds") from None
     except DeadKernelError:

@@ -61,8 +61,8 @@ class OutOfTime(BaseException):
 
 def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), device: str = "cpu") -> bool:
     """Run them one after the other; False where one failed. After `budget` seconds the finished ones are kept, and the
-    same command goes on: a distillation from its checkpoint, which is at most ten seconds old, a pool from its last
-    file; a baseline starts again."""
+    same command goes on: a distillation from its checkpoint, at most ten seconds and an outer step old, a pool from its
+    last file; a baseline starts again."""
     check_device(device)
 
     def ring(*_: object) -> None:
@@ -71,7 +71,7 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
     if budget is not None:
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, budget)
-    failed, todo = False, []
+    failed, todo = False, None
     try:
         todo = missing(shard)
         for m in todo:
@@ -93,6 +93,9 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
         print("the budget is spent; the same command goes on from here", file=sys.stderr)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    left = [m.name for m in todo if records.find(m.name) is None]
-    print(f"{len(todo) - len(left)} done, {len(left)} still missing" + (f": {', '.join(left)}" if left else ""))
+    if todo is not None:
+        left = [m.name for m in todo if records.find(m.name) is None]
+        print(f"{len(todo) - len(left)} done, {len(left)} still missing" + (f": {', '.join(left)}" if left else ""))
+        if absent := sorted({m.absent for m in todo if m.absent}):
+            print(f"`ddcore data {' '.join(absent)}` fetches what is not here, or says why not", file=sys.stderr)
     return not failed

@@ -1,6 +1,7 @@
 """One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
 
 import ctypes
+import math
 import os
 import sys
 import time
@@ -67,7 +68,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     compiled = next((way for way, path in left.items() if path.exists()), compiled)  # a checkpoint is obeyed
     checkpoint = left[compiled]
     pretrained = bool(config.pretrained_on) or config.images == "all"
-    pool = inits.pool(config, device) if pretrained else None
+    pool = inits.pool(config, device, compile != "off") if pretrained else None
     p = inits.init_law(config, network)
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
@@ -206,7 +207,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
         again = records.metric(torch.tensor(stated["values"], dtype=torch.float64))
         faults[f"{name} is another"] = _differ(_mean(stated["values"][:total]), now[name]["mean"])
         for what in ("mean", "std", "n"):
-            faults[f"{name}'s {what} is not that of its values"] = _differ(again[what], stated[what])
+            faults[f"{name}'s {what} is not that of its values"] = _differ(again[what], stated.get(what, math.nan))
     said = _said(faults)
     if "test_accuracy" not in record.metrics:
         return False, f"{record.experiment} FAIL ({said})"
