@@ -38,7 +38,7 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
     record = find(str(path_or_name))
     if record is None:
         raise InputError(f"{path_or_name} has no record here; `ddcore run {path_or_name}` makes one")
-    if record.config["images"] == "all":
+    if record.config.get("images") == "all":
         raise InputError(f"{path_or_name} has no images of its own: its networks were trained on the whole dataset")
     return record.distilled
 
