@@ -1,14 +1,14 @@
 """Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json.
 `python benchmarks/bench.py race` (hours) adds to it how long the paper's accuracies take.
 
-Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet,
-one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real
-images). Ways: the textbook loop (each network a plain module, torch.autograd.grad with create_graph, default memory
-layout), the same through the differentiable optimiser of `higher`, both estimators of the package, and back-gradient
-compiled. The rounds go through all ways in turn, so that a noisy machine is noisy for all; the median counts. The
-differences from the textbook loop are taken in float64 (in float32 a rounding can switch a ReLU or a maximum). The
-floor is the time of the textbook loop's floating-point operations as large matrix products; a way with fewer operations
-can fall below it. What is timed has the memory settings of `ddcore run`.
+Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet, one
+network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real images).
+Ways: the textbook loop (each network a plain module, torch.autograd.grad with create_graph, default memory layout), the
+same through the differentiable optimiser of `higher`, both estimators of the package, back-gradient compiled and, on a
+GPU, recorded as one CUDA graph. The rounds go through all ways in turn, so that a noisy machine is noisy for all; the
+median counts. The differences from the textbook loop are taken in float64 (in float32 a rounding can switch a ReLU or a
+maximum). The floor is the time of the textbook loop's floating-point operations as large matrix products; a way with
+fewer operations can fall below it. What is timed has the memory settings of `ddcore run`.
 """
 
 import json
@@ -32,7 +32,7 @@ from ddcore.companion.records import environment
 from ddcore.companion.run import check_device, keep_freed_memory
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
-from ddcore.unroll import compiled_steps, meta_gradient
+from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 5
@@ -111,14 +111,17 @@ def differentiable_optimiser(network: Network, distilled: DistilledData, theta: 
 
 
 def ways(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> dict[str, Callable]:
-    steps = compiled_steps()
-    return {
+    steps, captured = compiled_steps(), CapturedMetaGradient()
+    found = {
         "textbook loop": lambda: textbook(network, distilled, theta, batch),
         "higher": lambda: differentiable_optimiser(network, distilled, theta, batch),
         "autograd": lambda: meta_gradient(network, distilled, theta, batch, estimator="autograd")[1].images,
         "back-gradient": lambda: meta_gradient(network, distilled, theta, batch)[1].images,
         "back-gradient, compiled": lambda: meta_gradient(network, distilled, theta, batch, steps=steps)[1].images,
     }
+    if DEVICE == "cuda":
+        found["the same as one CUDA graph"] = lambda: captured(network, distilled, theta, batch, steps=steps)[1].images
+    return found
 
 
 def seconds(call: Callable) -> float:

@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ddcore.distilled import DistilledData, class_major
 from ddcore.errors import MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import as_network, generator
-from ddcore.unroll import EAGER, Objective, Steps, cross_entropy, meta_gradient, train
+from ddcore.unroll import EAGER, CapturedMetaGradient, Objective, Steps, cross_entropy, meta_gradient, train
 
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
 
@@ -106,7 +107,7 @@ def distill(
     (without checks: at once).
     """
     network = as_network(network)
-    device, (rank, _) = data.train[0].device, process()
+    device, (rank, world) = data.train[0].device, process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
@@ -119,11 +120,27 @@ def distill(
     saved = -math.inf
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
     quiet = not progress or rank > 0
+
+    def draw(k: int, j: int) -> tuple[Tensor, ...]:
+        """theta_0 and, where it has one of its own, the real batch of sample j of outer step k (lines 3 to 5)."""
+        rng = generator(seed, k, j)
+        return p(rng), *(() if recipe.common_batch else data.batch(recipe.batch, rng))
+
+    samples = _samples(draw, range(state.k, recipe.iterations), range(rank, recipe.samples, world), device)
+    mean_gradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
     with tqdm(total=recipe.iterations, initial=state.k, desc="outer steps", disable=quiet, file=sys.stderr) as bar:
         while state.k < recipe.iterations:
-            loss, gradient = _mean_meta_gradient(
-                network, data, p, state.distilled(), recipe, objective, seed, state.k, step_functions
-            )
+            common = data.batch(recipe.batch, generator(seed, state.k, "batch")) if recipe.common_batch else ()
+            now, drawn = state.distilled(), next(samples)
+            total = [torch.zeros((), device=device), *map(torch.zeros_like, now.learned())]
+            if drawn:
+                theta, *own = (torch.stack(part).to(device) for part in zip(*drawn, strict=True))
+                batch = common or tuple(part[0] if len(drawn) == 1 else part for part in own)
+                losses, mean = mean_gradient(network, now, theta, batch, objective=objective, steps=step_functions)
+                share = len(drawn) / recipe.samples
+                total = [losses.mean() * share, *(g * share for g in mean.learned())]
+            loss, *gradient = _over_processes(total)
+            loss = loss.item()
             state.step(gradient)
             diverged = not math.isfinite(loss)
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
@@ -165,25 +182,25 @@ def _start(
     return replace(start, soft_labels=soft).to(device)
 
 
-def _mean_meta_gradient(network, data, p, distilled, recipe, objective, seed, k, step_functions):
-    """Mean loss and mean meta-gradient over the J samples of outer step k (lines 3 to 8), all processes together."""
-    rank, world = process()
-    mine, device = range(rank, recipe.samples, world), data.train[0].device
-    total = [torch.zeros((), device=device), *map(torch.zeros_like, distilled.learned())]
-    if mine:
-        draws = [generator(seed, k, j) for j in mine]
-        theta = torch.stack([p(g) for g in draws]).to(device)
-        if recipe.common_batch:
-            batch = data.batch(recipe.batch, generator(seed, k, "batch"))
-        else:
-            batch = tuple(torch.stack(part) for part in zip(*(data.batch(recipe.batch, g) for g in draws), strict=True))
-            batch = tuple(part[0] for part in batch) if len(mine) == 1 else batch
-        losses, gradient = meta_gradient(network, distilled, theta, batch, objective=objective, steps=step_functions)
-        total = [losses.sum() / recipe.samples, *(g * (len(mine) / recipe.samples) for g in gradient.learned())]
-    if world > 1:
+def _samples(draw: Callable, steps: range, which: range, device: torch.device) -> Iterator[list[tuple]]:
+    """draw(k, j) of the samples `which`, for one outer step k after the other. Beside a GPU, threads draw those of the
+    next step while it computes."""
+    if device.type != "cuda":
+        yield from ([draw(k, j) for j in which] for k in steps)
+        return
+    with ThreadPoolExecutor() as threads:
+        ahead = [threads.submit(draw, steps.start, j) for j in which]
+        for k in steps:
+            drawn, ahead = ahead, [threads.submit(draw, k + 1, j) for j in which]
+            yield [future.result() for future in drawn]
+
+
+def _over_processes(total: list[Tensor]) -> list[Tensor]:
+    """The sum over all processes (lines 3 to 8 of Algorithm 1 are shared among them)."""
+    if dist.is_initialized():
         for t in total:
             dist.all_reduce(t)
-    return total[0].item(), total[1:]
+    return total
 
 
 class OuterState:

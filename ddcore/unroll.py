@@ -147,6 +147,56 @@ def meta_gradient(
     )
 
 
+class CapturedMetaGradient:
+    """`meta_gradient` on a CUDA device, for many calls with the same shapes.
+
+    The first call records all of its kernels as one CUDA graph; every call copies its arguments to where the graph
+    reads them and replays it. A GPU runs each of these thousands of small kernels in less time than Python takes to
+    start it. The returned tensors are overwritten by the next call. Where the recording fails, a line says so and calls
+    are those of `meta_gradient`.
+    """
+
+    def __init__(self) -> None:
+        self.graph, self.failed = None, False
+
+    def __call__(
+        self, network: Network, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor],
+        objective: Objective = cross_entropy, steps: Steps = EAGER,
+    ) -> tuple[Tensor, DistilledData]:  # fmt: skip
+        given = [theta, *batch, *distilled.learned()]
+        if self.graph is None and not self.failed:
+            try:
+                self._record(network, distilled, given, objective, steps)
+            except RuntimeError as error:
+                print(f"running without a CUDA graph, several times slower: {error}", file=sys.stderr)
+                self.failed = True
+        if self.failed:
+            return meta_gradient(network, distilled, theta, batch, objective=objective, steps=steps)
+        for place, t in zip(self.places, given, strict=True):
+            place.copy_(t)
+        self.graph.replay()
+        return self.result
+
+    def _record(self, network, distilled, given, objective, steps) -> None:
+        self.places = [t.clone() for t in given]
+        theta, images, labels, *learned = self.places
+        names = ("images", "lrs", "soft_labels")
+        distilled = replace(distilled, **dict(zip(names, learned, strict=False)))
+
+        def call():
+            return meta_gradient(network, distilled, theta, (images, labels), objective=objective, steps=steps)
+
+        aside = torch.cuda.Stream()  # recording asks for a stream of its own, and for everything to have run once
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            call()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw samples meanwhile
+            self.result = call()
+        self.graph = graph
+
+
 def _autograd(network, distilled, theta, batch, objective):
     learned = [t.detach().clone().requires_grad_() for t in distilled.learned()]
     images, lrs, soft_labels = (*learned, None)[:3]

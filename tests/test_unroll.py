@@ -10,7 +10,7 @@ from torch import nn
 import ddcore
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, ModuleStack, Network, generator
-from ddcore.unroll import EAGER, compiled_steps, cross_entropy, meta_gradient, train
+from ddcore.unroll import EAGER, CapturedMetaGradient, compiled_steps, cross_entropy, meta_gradient, train
 
 
 def small_net() -> nn.Module:
@@ -204,3 +204,17 @@ def test_a_gpu_agrees_with_the_cpu(case):
     found = [meta_gradient(case.network, *float32(case, device))[1] for device in ("cpu", "cuda")]
     for name, g in parts(found[1]).items():
         assert (g.cpu() - parts(found[0])[name]).norm() / parts(found[0])[name].norm() < 1e-3, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_a_captured_meta_gradient_is_that_of_its_arguments(case, capsys):
+    captured, given = CapturedMetaGradient(), float32(case, "cuda")
+    for factor in (0.5, 1.0):  # the second call replays with other arguments than the first
+        distilled = replace(given[0], images=factor * given[0].images)
+        losses, gradient = captured(case.network, distilled, factor * given[1], given[2])
+        expected = meta_gradient(case.network, distilled, factor * given[1], given[2])
+        assert torch.allclose(losses, expected[0], rtol=1e-4)
+        for name, g in parts(gradient).items():
+            assert (g - parts(expected[1])[name]).norm() / parts(expected[1])[name].norm() < 1e-3, name
+    assert not captured.failed, capsys.readouterr().err

@@ -34,7 +34,7 @@ from ddcore.pretrain import pretrain
 from ddcore.unroll import EAGER, Steps, compiled_steps
 
 TOGETHER = {"lenet": 4, "alexcifarnet": 1}  # networks trained at once and stored in one file
-COMMITTED = 20  # held-out networks of a pool that are kept beside the records
+COMMITTED = {"lenet": 20, "alexcifarnet": 4}  # held-out networks of a pool that are kept beside the records
 TRAINING = {  # MNIST and what is not named: three epochs
     "digits": {"epochs": 8, "batch": 64}, "usps": {"epochs": 6, "batch": 128}, "svhn": {"epochs": 4},
     "cifar10": {"epochs": 8},
@@ -143,7 +143,7 @@ def _needed(config: Config) -> list[tuple[str, range]]:
 
 def keep(config: Config, root: Path) -> None:
     """Copy the first held-out networks beside the records in `root`, so that these can be verified in a minute."""
-    for path in _stored(training_of(config), "test", range(min(config.nets, COMMITTED))):
+    for path in _stored(training_of(config), "test", range(min(config.nets, COMMITTED[config.network]))):
         to = root / "networks" / path.parent.name / path.name
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)

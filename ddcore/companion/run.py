@@ -181,7 +181,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
         return False, f"{record.experiment} FAIL (the record's configuration is not one)"
     data, network = inits.prepare(config, download=False)
     pretrained = config.pretrained_on or config.images == "all"
-    total = 1 if config.fixed else min(nets or (inits.COMMITTED if pretrained else config.nets), config.nets)
+    there = inits.COMMITTED[config.network] if pretrained else config.nets
+    total = 1 if config.fixed else min(nets or there, config.nets)
     stored = record.distilled if config.images != "all" else None
     how = record.content.get("distillation", {})
     trained = how.get("pool", {}).get("training")
