@@ -164,12 +164,14 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         defined[f"baseline-random-real-{name}"] = Config(
             **pair, images="random-real", steps=10, epochs=3, pool=200, iterations=200
         )
-    for data, network, pool, nets in (("mnist", "lenet", 200, 200), ("cifar10", "alexcifarnet", 24, 12)):
+    attacks = {"mnist": dict(batch=256, iterations=600), "cifar10": dict(batch=128, iterations=300, checks=10)}
+    for data, network, pool, nets in (("mnist", "lenet", 200, 200), ("cifar10", "alexcifarnet", 18, 12)):
         attack = dict(dataset=data, network=network, attacked=0, target=1, pool=pool, nets=nets)
         for n in (10, 50, 100, 200, 300):
             one = attack | dict(per_class=n // 10)
-            defined[f"table3-{data}-{n}"] = Config(**one, samples=8, batch=256, iterations=600, average=0.98)
-            defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one, images="random-real", iterations=200)
+            defined[f"table3-{data}-{n}"] = Config(**one, samples=8, average=0.98, **attacks[data])
+            one |= dict(images="random-real", iterations=attacks[data]["iterations"] // 3)
+            defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one)
     defined["baseline-full-usps"] = Config(dataset="usps", images="all", epochs=20, nets=20)
     defined["full-mnist"] = Config(dataset="mnist", images="all", epochs=3, nets=20)
     defined["full-cifar10"] = Config(dataset="cifar10", network="alexcifarnet", images="all", epochs=30, nets=2)
