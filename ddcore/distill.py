@@ -13,7 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -95,10 +98,11 @@ def distill(
 ) -> tuple[DistilledData, dict]:  # fmt: skip
     """Distil `data` into `steps` batches of `per_class` images per class, passed through `epochs` times.
 
-    p draws theta_0 of one network; a fixed init is a p that ignores its generator. held_out: the networks [V, P] on
-    which images are compared (by default 10 draws of p; for a fixed init one is enough). objective: what the trained
-    networks are asked for on real data. checkpoint: a file that is written every 10 s and read when it is there and
-    belongs to the same arguments; identity says what these do not: p and the objective.
+    p draws theta_0 of one network (beside a GPU, in a thread); a fixed init is a p that ignores its generator.
+    held_out: the networks [V, P] on which images are compared (by default 10 draws of p; for a fixed init one is
+    enough). objective: what the trained networks are asked for on real data. checkpoint: a file that is written every
+    10 s and read when it is there and belongs to the same arguments; identity says what these do not: p and the
+    objective.
 
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
@@ -107,7 +111,7 @@ def distill(
     (without checks: at once).
     """
     network = as_network(network)
-    device, (rank, world) = data.train[0].device, process()
+    device, (rank, _) = data.train[0].device, process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
@@ -120,27 +124,14 @@ def distill(
     saved = -math.inf
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
     quiet = not progress or rank > 0
-
-    def draw(k: int, j: int) -> tuple[Tensor, ...]:
-        """theta_0 and, where it has one of its own, the real batch of sample j of outer step k (lines 3 to 5)."""
-        rng = generator(seed, k, j)
-        return p(rng), *(() if recipe.common_batch else data.batch(recipe.batch, rng))
-
-    samples = _samples(draw, range(state.k, recipe.iterations), range(rank, recipe.samples, world), device)
-    mean_gradient = CapturedMetaGradient() if device.type == "cuda" else meta_gradient
-    with tqdm(total=recipe.iterations, initial=state.k, desc="outer steps", disable=quiet, file=sys.stderr) as bar:
+    gradient_of = partial(meta_gradient, network, objective=objective, steps=step_functions)
+    if device.type == "cuda":
+        gradient_of = CapturedMetaGradient(network, objective, step_functions)
+    samples = _samples(p, recipe, seed, state.k, ahead=device.type == "cuda")
+    bar = tqdm(total=recipe.iterations, initial=state.k, desc="outer steps", disable=quiet, file=sys.stderr)
+    with closing(samples), bar:
         while state.k < recipe.iterations:
-            common = data.batch(recipe.batch, generator(seed, state.k, "batch")) if recipe.common_batch else ()
-            now, drawn = state.distilled(), next(samples)
-            total = [torch.zeros((), device=device), *map(torch.zeros_like, now.learned())]
-            if drawn:
-                theta, *own = (torch.stack(part).to(device) for part in zip(*drawn, strict=True))
-                batch = common or tuple(part[0] if len(drawn) == 1 else part for part in own)
-                losses, mean = mean_gradient(network, now, theta, batch, objective=objective, steps=step_functions)
-                share = len(drawn) / recipe.samples
-                total = [losses.mean() * share, *(g * share for g in mean.learned())]
-            loss, *gradient = _over_processes(total)
-            loss = loss.item()
+            loss, gradient = _mean_meta_gradient(gradient_of, state, data, next(samples), seed)
             state.step(gradient)
             diverged = not math.isfinite(loss)
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
@@ -182,25 +173,48 @@ def _start(
     return replace(start, soft_labels=soft).to(device)
 
 
-def _samples(draw: Callable, steps: range, which: range, device: torch.device) -> Iterator[list[tuple]]:
-    """draw(k, j) of the samples `which`, for one outer step k after the other. Beside a GPU, threads draw those of the
-    next step while it computes."""
-    if device.type != "cuda":
-        yield from ([draw(k, j) for j in which] for k in steps)
+def _samples(
+    p: InitLaw, recipe: Recipe, seed: int, first: int, ahead: bool
+) -> Iterator[list[tuple[Tensor, torch.Generator]]]:
+    """theta_0 of this process's samples, and the generators that go on to draw their batches, for outer step `first`
+    and those after it. `ahead`: threads call p for the next step meanwhile."""
+    rank, world = process()
+    mine, steps = range(rank, recipe.samples, world), range(first, recipe.iterations)
+
+    def draw(k: int, j: int) -> tuple[Tensor, torch.Generator]:
+        rng = generator(seed, k, j)
+        return p(rng), rng
+
+    if not ahead:
+        yield from (list(map(draw, repeat(k), mine)) for k in steps)
         return
-    with ThreadPoolExecutor() as threads:
-        ahead = [threads.submit(draw, steps.start, j) for j in which]
+    threads = ThreadPoolExecutor(4)
+    try:
+        coming = threads.map(draw, repeat(first), mine)
         for k in steps:
-            drawn, ahead = ahead, [threads.submit(draw, k + 1, j) for j in which]
-            yield [future.result() for future in drawn]
+            now, coming = coming, threads.map(draw, repeat(k + 1), mine) if k + 1 in steps else ()
+            yield list(now)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def _over_processes(total: list[Tensor]) -> list[Tensor]:
-    """The sum over all processes (lines 3 to 8 of Algorithm 1 are shared among them)."""
+def _mean_meta_gradient(gradient_of: Callable, state: "OuterState", data: Dataset, drawn: list, seed: int):
+    """Mean loss and mean meta-gradient over the J samples of outer step k (lines 3 to 8), all processes together."""
+    recipe, distilled, device = state.recipe, state.distilled(), data.train[0].device
+    total = [torch.zeros((), device=device), *map(torch.zeros_like, distilled.learned())]
+    if drawn:
+        theta = torch.stack([theta for theta, _ in drawn]).to(device)
+        if recipe.common_batch:
+            batch = data.batch(recipe.batch, generator(seed, state.k, "batch"))
+        else:
+            batches = [data.batch(recipe.batch, rng) for _, rng in drawn]
+            batch = batches[0] if len(batches) == 1 else tuple(map(torch.stack, zip(*batches, strict=True)))
+        losses, gradient = gradient_of(distilled, theta, batch)
+        total = [losses.sum() / recipe.samples, *(g * (len(drawn) / recipe.samples) for g in gradient.learned())]
     if dist.is_initialized():
         for t in total:
             dist.all_reduce(t)
-    return total
+    return total[0].item(), total[1:]
 
 
 class OuterState:

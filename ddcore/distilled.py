@@ -5,7 +5,8 @@ float32 [S, n, K]; `lrs` float32 [E, S]; for a fixed init `init.<parameter>`. Th
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +46,10 @@ class DistilledData:
     def learned(self) -> list[Tensor]:
         """What distillation changes: the images, the rates and, where there are any, the soft labels."""
         return [t for t in (self.images, self.lrs, self.soft_labels) if t is not None]
+
+    def with_learned(self, tensors: Iterable[Tensor]) -> "DistilledData":
+        """The same with others in the place of `learned()`."""
+        return replace(self, **dict(zip(("images", "lrs", "soft_labels"), tensors, strict=False)))
 
     def targets(self) -> Tensor:
         """What the inner loss asks for, [S, n, K]: the soft labels, or the labels one hot (of as many classes as `meta`

@@ -24,6 +24,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -142,65 +143,58 @@ def meta_gradient(
         images[s] += dx
         labels[s] += dt
         lrs[e, s] = dlr
-    return losses, replace(
-        distilled, images=images, lrs=lrs, soft_labels=None if distilled.soft_labels is None else labels
-    )
+    return losses, distilled.with_learned([images, lrs, labels][: len(distilled.learned())])
 
 
 class CapturedMetaGradient:
-    """`meta_gradient` on a CUDA device, for many calls with the same shapes.
+    """`meta_gradient` of one network and objective on a CUDA device, for many calls.
 
-    The first call records all of its kernels as one CUDA graph; every call copies its arguments to where the graph
-    reads them and replays it. A GPU runs each of these thousands of small kernels in less time than Python takes to
-    start it. The returned tensors are overwritten by the next call. Where the recording fails, a line says so and calls
-    are those of `meta_gradient`.
+    The first call records its thousands of small kernels as one CUDA graph. The next ones copy their tensors to where
+    the graph reads them and replay it, which spares Python starting each kernel. What a call returns is overwritten by
+    the next, and the memory that the graph computes in stays reserved. Tensors of other shapes are recorded anew. Where
+    recording fails, a line says so and `meta_gradient` is called as it is.
     """
 
-    def __init__(self) -> None:
-        self.graph, self.failed = None, False
+    def __init__(self, network: Network, objective: Objective = cross_entropy, steps: Steps = EAGER):
+        self.plain = partial(meta_gradient, network, objective=objective, steps=steps)
+        self.kind, self.replay = None, None
 
-    def __call__(
-        self, network: Network, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor],
-        objective: Objective = cross_entropy, steps: Steps = EAGER,
-    ) -> tuple[Tensor, DistilledData]:  # fmt: skip
-        given = [theta, *batch, *distilled.learned()]
-        if self.graph is None and not self.failed:
-            try:
-                self._record(network, distilled, given, objective, steps)
+    def __call__(self, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]):
+        given = [theta, *batch, distilled.labels, *distilled.learned()]
+        kind = [(t.shape, t.dtype, t.device) for t in given]
+        if kind != self.kind:
+            self.replay = None  # frees the memory of the last recording
+            self.kind, self.replay = kind, self._record(distilled, given)
+        return self.replay(given) if self.replay else self.plain(distilled, theta, batch)
+
+    def _record(self, distilled: DistilledData, given: list[Tensor]) -> Callable | None:
+        theta, images, answers, labels, *learned = places = [t.clone() for t in given]
+        copy = replace(distilled, labels=labels).with_learned(learned)
+        stream = torch.cuda.Stream(theta.device)
+        stream.wait_stream(torch.cuda.current_stream(theta.device))
+        with torch.cuda.stream(stream):  # and back to the caller's, also where recording fails
+            self.plain(copy, theta, (images, answers))  # what happens only once, compiling too, is not recorded
+            graph = torch.cuda.CUDAGraph()
+            try:  # other threads, NCCL's too, may use the device meanwhile
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    result = self.plain(copy, theta, (images, answers))
             except RuntimeError as error:
                 print(f"running without a CUDA graph, several times slower: {error}", file=sys.stderr)
-                self.failed = True
-        if self.failed:
-            return meta_gradient(network, distilled, theta, batch, objective=objective, steps=steps)
-        for place, t in zip(self.places, given, strict=True):
-            place.copy_(t)
-        self.graph.replay()
-        return self.result
+                return None
+        torch.cuda.current_stream(theta.device).wait_stream(stream)
 
-    def _record(self, network, distilled, given, objective, steps) -> None:
-        self.places = [t.clone() for t in given]
-        theta, images, labels, *learned = self.places
-        names = ("images", "lrs", "soft_labels")
-        distilled = replace(distilled, **dict(zip(names, learned, strict=False)))
+        def replay(given: list[Tensor]) -> tuple[Tensor, DistilledData]:
+            for place, t in zip(places, given, strict=True):
+                place.copy_(t)
+            graph.replay()
+            return result
 
-        def call():
-            return meta_gradient(network, distilled, theta, (images, labels), objective=objective, steps=steps)
-
-        aside = torch.cuda.Stream()  # recording asks for a stream of its own, and for everything to have run once
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            call()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw samples meanwhile
-            self.result = call()
-        self.graph = graph
+        return replay
 
 
 def _autograd(network, distilled, theta, batch, objective):
     learned = [t.detach().clone().requires_grad_() for t in distilled.learned()]
-    images, lrs, soft_labels = (*learned, None)[:3]
-    copy = replace(distilled, images=images, lrs=lrs, soft_labels=soft_labels)
+    copy = distilled.with_learned(learned)
     theta = theta.detach().clone().requires_grad_()
 
     def step(network, theta, x, t, lr):
@@ -208,5 +202,4 @@ def _autograd(network, distilled, theta, batch, objective):
         return theta - lr * g
 
     losses = objective(network(train(network, copy, theta, step), batch[0]), batch[1])
-    grads = dict(zip(("images", "lrs", "soft_labels"), torch.autograd.grad(losses.mean(), learned), strict=False))
-    return losses.detach(), replace(distilled, **grads)
+    return losses.detach(), distilled.with_learned(torch.autograd.grad(losses.mean(), learned))

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -94,6 +95,40 @@ def test_clipping_bounds_the_step_and_keeps_the_direction():
         seen.append(state.learned[0].grad)
     assert seen[0].norm().item() == pytest.approx(0.1)
     torch.testing.assert_close(seen[0] / seen[0].norm(), seen[1] / seen[1].norm())
+
+
+def test_threads_draw_the_samples_that_would_be_drawn_without_them():
+    recipe, drawn = Recipe(6, samples=3, batch=8), []
+
+    def p(rng):
+        drawn.append(rng)
+        return torch.randn(5, generator=rng)
+
+    plain = list(module._samples(p, recipe, 0, 2, ahead=False))
+    assert len(plain) == 4 and len(drawn) == 12
+    ahead = list(module._samples(p, recipe, 0, 2, ahead=True))
+    assert len(drawn) == 24
+    for (theta, rng), (other, same) in zip(sum(plain, []), sum(ahead, []), strict=True):
+        assert theta.equal(other) and rng.get_state().equal(same.get_state())
+
+
+def test_threads_that_draw_are_gone_when_the_run_is_cut_off():
+    before, samples = threading.active_count(), module._samples(law, Recipe(9, samples=2), 0, 0, ahead=True)
+    next(samples)
+    assert threading.active_count() > before
+    samples.close()
+    assert threading.active_count() == before
+
+
+def test_a_common_batch_is_shared_by_the_networks(monkeypatch):
+    state = OuterState(module._start(load("digits"), 1, 1, 1, False, QUICK, 0), replace(QUICK, common_batch=True))
+    given = []
+    module._mean_meta_gradient(
+        lambda *args: given.append(args) or (torch.zeros(2), args[0]), state, load("digits"),
+        [(torch.zeros(3), generator(j)) for j in range(2)], 0,
+    )  # fmt: skip
+    ((_, theta, (images, labels)),) = given
+    assert theta.shape == (2, 3) and images.shape == (QUICK.batch, 1, 28, 28) and labels.shape == (QUICK.batch,)
 
 
 def test_the_schedules():

@@ -1,6 +1,8 @@
 """Every gradient estimator against the definition, finite differences and a closed form, in float64."""
 
+import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -198,23 +200,73 @@ def test_compiled_steps_agree_with_eager_ones(case):
         assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-4, name
 
 
+@pytest.fixture
+def whole_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_a_gpu_agrees_with_the_cpu(case):
+def test_a_gpu_agrees_with_the_cpu(case, whole_float32):
     found = [meta_gradient(case.network, *float32(case, device))[1] for device in ("cpu", "cuda")]
     for name, g in parts(found[1]).items():
         assert (g.cpu() - parts(found[0])[name]).norm() / parts(found[0])[name].norm() < 1e-3, name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def played_by_the_cpu(captured: CapturedMetaGradient, monkeypatch) -> None:
+    """In place of a CUDA graph, one whose replay calls what was recorded again and overwrites its result."""
+    plain, recorded = captured.plain, []
+
+    def record(*given):
+        recorded[:] = [given, plain(*given)]
+        return recorded[1]
+
+    def replay():
+        given, (losses, gradient) = recorded
+        again = plain(*given)
+        for place, t in zip((losses, *gradient.learned()), (again[0], *again[1].learned()), strict=True):
+            place.copy_(t)
+
+    captured.plain = record
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *args, **kwargs: contextlib.nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: SimpleNamespace(wait_stream=lambda stream: None))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_a_captured_meta_gradient_is_that_of_its_arguments(case, capsys):
-    captured, given = CapturedMetaGradient(), float32(case, "cuda")
-    for factor in (0.5, 1.0):  # the second call replays with other arguments than the first
-        distilled = replace(given[0], images=factor * given[0].images)
-        losses, gradient = captured(case.network, distilled, factor * given[1], given[2])
-        expected = meta_gradient(case.network, distilled, factor * given[1], given[2])
+def test_a_captured_meta_gradient_is_that_of_its_arguments(case, device, whole_float32, monkeypatch, capsys):
+    captured = CapturedMetaGradient(case.network, case.objective)
+    if device == "cpu":
+        played_by_the_cpu(captured, monkeypatch)
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    distilled, theta, (real, labels) = float32(case, device)
+    other = replace(distilled.with_learned([0.9 * t for t in distilled.learned()]), labels=distilled.labels.flip(1))
+    calls = [(distilled, theta, (real, labels)), (other, 0.9 * theta, (0.9 * real, labels.flip(-1)))]
+    if len(theta) > 1:
+        calls.append((distilled, theta[:1], (real[0], labels[0]) if case.own_batch else (real, labels)))
+    for given in calls:  # the second replays with other tensors, the third has other shapes
+        (losses, gradient), expected = captured(*given), meta_gradient(case.network, *given, objective=case.objective)
         assert torch.allclose(losses, expected[0], rtol=1e-4)
         for name, g in parts(gradient).items():
             assert (g - parts(expected[1])[name]).norm() / parts(expected[1])[name].norm() < 1e-3, name
-    assert not captured.failed, capsys.readouterr().err
+    assert captured.replay is not None, capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_cannot_be_captured_runs_without_a_graph(capsys):
+    def stops(logits, labels):
+        return cross_entropy(logits, labels) * (1.0 if logits.sum().item() else 0.0)  # waits for the device
+
+    case = CASES[1]
+    captured, given = CapturedMetaGradient(case.network, stops), float32(case, "cuda")
+    expected = meta_gradient(case.network, *given)
+    for _ in range(2):
+        losses, gradient = captured(*given)
+        assert torch.allclose(losses, expected[0])
+        assert torch.allclose(gradient.images, expected[1].images)
+    assert capsys.readouterr().err.count("without a CUDA graph") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()

@@ -117,7 +117,6 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     many_steps = dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)
     few_steps = many_steps | dict(samples=64, batch=64, iterations=800, average=0.98)
     one_step_cifar = one_step | dict(samples=4, batch=64, iterations=600, first_lr=0.1, checks=5)
-    more_networks = {5: dict(samples=8), 10: dict(samples=8)}
     many_epochs = dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)
 
     def with_(config: Config, **changes: Any) -> Config:
@@ -135,7 +134,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     for data, base, fig3 in (("mnist", mnist, "fig3a"), ("cifar10", cifar, "fig3b")):
         one, many, more = (one_step, many_steps, many_epochs) if data == "mnist" else (one_step_cifar, {}, {})
         for n in (1, 5, 10, 20, 30):
-            few = (fewer_networks if data == "mnist" else more_networks).get(n, {})
+            few = fewer_networks.get(n, {}) if data == "mnist" else {}
             defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one | few)
         for n in (5, 10, 20, 30):
             settings = few_steps if (data, n) == ("mnist", 5) else many
