@@ -185,14 +185,12 @@ def _samples(
         rng = generator(seed, k, j)
         return p(rng), rng
 
-    if not ahead:
-        yield from (list(map(draw, repeat(k), mine)) for k in steps)
-        return
-    threads = ThreadPoolExecutor(4)
+    threads = ThreadPoolExecutor(4)  # which it starts when they are first asked for
+    begin = threads.map if ahead else map  # map draws when the list is made
     try:
-        coming = threads.map(draw, repeat(first), mine)
+        coming = begin(draw, repeat(first), mine)
         for k in steps:
-            now, coming = coming, threads.map(draw, repeat(k + 1), mine) if k + 1 in steps else ()
+            now, coming = coming, begin(draw, repeat(k + 1), mine) if k + 1 in steps else ()
             yield list(now)
     finally:
         threads.shutdown(cancel_futures=True)
@@ -239,8 +237,8 @@ class OuterState:
         return {"accuracy": self.learned} | ({"accuracy_of_mean": self.mean} if self.mean else {})
 
     def distilled(self, learned: list[Tensor] | None = None) -> DistilledData:
-        images, raw, soft = (*(t.clone() for t in learned or self.learned), None)[:3]
-        return DistilledData(images, self.start.labels, F.softplus(raw), soft, meta=self.start.meta)
+        images, raw, *soft = (t.clone() for t in learned or self.learned)
+        return self.start.with_learned([images, F.softplus(raw), *soft])
 
     def step(self, gradient: list[Tensor]) -> None:
         """Line 9 of Algorithm 1, with Adam; gradient: of images, rates and soft labels."""

@@ -120,7 +120,7 @@ def test_threads_that_draw_are_gone_when_the_run_is_cut_off():
     assert threading.active_count() == before
 
 
-def test_a_common_batch_is_shared_by_the_networks(monkeypatch):
+def test_a_common_batch_is_shared_by_the_networks():
     state = OuterState(module._start(load("digits"), 1, 1, 1, False, QUICK, 0), replace(QUICK, common_batch=True))
     given = []
     module._mean_meta_gradient(
