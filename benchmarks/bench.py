@@ -1,5 +1,6 @@
-"""Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json.
-`python benchmarks/bench.py race` (hours) adds to it how long the paper's accuracies take.
+"""Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json,
+on a GPU bench-cuda.json. `python benchmarks/bench.py race` (hours) adds to it how long the paper's accuracies take;
+`speed` and `memory` alone are allowed too.
 
 Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet, one
 network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real images).
@@ -46,7 +47,7 @@ RACES = {  # experiment: the paper's accuracy, what `ddcore run` is asked for
     "fig2a": (0.9376, ("-p", "iterations=8000")),
     "fig3a": (0.7728, ("--scale", "laptop")),
 }
-RESULTS = Path(__file__).with_name("bench.json")
+RESULTS = Path(__file__).with_name("bench.json" if DEVICE == "cpu" else "bench-cuda.json")
 
 
 def textbook_module(network: Network) -> nn.Module:
@@ -121,7 +122,14 @@ def ways(network: Network, distilled: DistilledData, theta: torch.Tensor, batch)
     }
     if DEVICE == "cuda":
         captured = CapturedMetaGradient(network, steps=steps)
-        found["... as one CUDA graph"] = lambda: captured(distilled, theta, batch)[1].images
+
+        def replayed() -> torch.Tensor:
+            images = captured(distilled, theta, batch)[1].images
+            if captured.replay is None:
+                sys.exit("the meta-gradient could not be recorded as a CUDA graph")
+            return images
+
+        found["... as one CUDA graph"] = replayed
     return found
 
 
@@ -239,21 +247,22 @@ def accuracy(record: dict) -> dict:
     return {n: record["metrics"]["test_accuracy"][n] for n in ("mean", "std", "n")}
 
 
+PARTS = {"speed": speed, "memory": memory, "race": race}
+
+
 def main() -> None:
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and sys.argv[2].isdigit():
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
     check_device(DEVICE)
     keep_freed_memory()
     machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
     print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
-    if sys.argv[1:] == ["race"]:
-        new = {"race": {"machine": machine, **race()}}
-    else:
-        new = {"machine": machine, "speed": speed(), "memory_mb": memory()}
-    old = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(old | new, indent=1) + "\n", "utf-8")
-    print(f"\nwritten {RESULTS.name}")
+    for part in sys.argv[1:] or ("speed", "memory"):
+        found = {"machine": machine, **PARTS[part]()}
+        done = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(done | {part: found}, indent=1) + "\n", "utf-8")
+        print(f"\nwritten {RESULTS.name}")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     many_steps = dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)
     few_steps = many_steps | dict(samples=64, batch=64, iterations=800, average=0.98)
     one_step_cifar = one_step | dict(samples=4, batch=64, iterations=600, first_lr=0.1, checks=5)
+    many_cifar = dict(image_rate=0.04, raw_rate=0.01, first_lr=0.05)
     many_epochs = dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)
 
     def with_(config: Config, **changes: Any) -> Config:
@@ -132,7 +133,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     }
     aliases = {}
     for data, base, fig3 in (("mnist", mnist, "fig3a"), ("cifar10", cifar, "fig3b")):
-        one, many, more = (one_step, many_steps, many_epochs) if data == "mnist" else (one_step_cifar, {}, {})
+        one, many, more = (one_step, many_steps, many_epochs) if data == "mnist" else (one_step_cifar, many_cifar, {})
         for n in (1, 5, 10, 20, 30):
             few = fewer_networks.get(n, {}) if data == "mnist" else {}
             defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one | few)
