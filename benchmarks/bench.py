@@ -258,7 +258,10 @@ def main() -> None:
     keep_freed_memory()
     machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
     print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
-    for part in sys.argv[1:] or ("speed", "memory"):
+    parts = sys.argv[1:] or ["speed", "memory"]
+    if unknown := set(parts) - PARTS.keys():
+        sys.exit(f"{unknown.pop()} is no part of the benchmark; allowed: {', '.join(PARTS)}")
+    for part in parts:
         found = {"machine": machine, **PARTS[part]()}
         done = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps(done | {part: found}, indent=1) + "\n", "utf-8")

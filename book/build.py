@@ -1,8 +1,8 @@
 """Build the book: execute what changed, stage it, run Jupyter Book with warnings as errors, check the pages.
 
 `make book` calls it. A notebook runs again only when something its outputs follow from has changed: the
-notebook, the package, the pins, the records, claims.yml or the data present. The executed copies stay in
-`_build/executed`; the pages are written to `_build/html`.
+notebook, the package, the pins, the records, the benchmark's figures, claims.yml or the data present. The
+executed copies stay in `_build/executed`; the pages are written to `_build/html`.
 """
 
 import hashlib
@@ -97,7 +97,7 @@ def execute_all() -> list[str]:
     folder = BUILD / "executed"
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted(notebooks.FOLDER.glob("*.ipynb"))
-    inputs = "ddcore/**/*.py", "constraints.txt", "claims.yml", "results/**/*", "benchmarks/bench.json"
+    inputs = "ddcore/**/*.py", "constraints.txt", "claims.yml", "results/**/*", "benchmarks/*.json"
     common = sha256([*contents(*inputs), *surroundings()])
     for source in sources:
         key = sha256([("common", common.encode()), (source.name, source.read_bytes())])

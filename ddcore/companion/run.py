@@ -1,7 +1,6 @@
 """One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
 
 import ctypes
-import hashlib
 import math
 import os
 import sys
@@ -132,8 +131,7 @@ def measure(
     for before, after in _held_out(config, network, distilled, how, data, total):
         scores = _scores(config, network, after, data)
         if before is not None:
-            untrained = _scores_before(config, network, before, data)
-            scores |= {f"{name}_before": values for name, values in untrained.items()}
+            scores |= {f"{name}_before": values for name, values in _scores(config, network, before, data).items()}
         for name, values in scores.items():
             found.setdefault(name, []).append(values)
     if config.fixed:
@@ -167,18 +165,6 @@ def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> d
     if config.attacked is None:
         return {"test_accuracy": evaluate(network, theta, *data.test)}
     return attack_scores(network, theta, *data.test, config.attacked, config.target)
-
-
-_before: dict[tuple, dict[str, Tensor]] = {}
-
-
-def _scores_before(config: Config, network: Network, theta: Tensor, data: Dataset) -> dict[str, Tensor]:
-    """The same, kept: the experiments that a process runs one after the other test the same networks."""
-    weights = hashlib.sha256(theta.cpu().numpy()).digest()
-    key = weights, network.name, data.sha256, config.attacked, config.target
-    if key not in _before:
-        _before[key] = _scores(config, network, theta, data)
-    return _before[key]
 
 
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
