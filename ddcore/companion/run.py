@@ -80,7 +80,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
             network, inits.asked(config, data), p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
             soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
             held_out=inits.networks(config, network, inits.choosing(config), "validation").to(device),
-            checkpoint=checkpoint, identity=f"{config.key} {data.sha256}",
+            checkpoint=checkpoint, identity=config.key,
         )  # fmt: skip
     else:
         distilled, how = baseline.fit(config, network, data, p, steps)
