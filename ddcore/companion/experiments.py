@@ -103,7 +103,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     Table 1 and Fig. 4 use random xavier inits (the paper does not say).
     """
     alone = dict(fixed=True, nets=1, samples=1, noise=0.1, checks=100)  # one network needs no held-out ones
-    alone_cifar = alone | dict(iterations=3000, batch=2048, checks=40, first_lr=0.02)
+    alone_cifar = alone | dict(iterations=2000, batch=512, checks=40, first_lr=0.02)
     mnist = Config(dataset="mnist", batch=512, iterations=1500, image_rate=0.02, raw_rate=0.005, first_lr=0.04)
     cifar = Config(
         dataset="cifar10", network="alexcifarnet", iterations=400, checks=10, average=0.98, image_rate=0.04,
@@ -114,13 +114,21 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     # a single step has far to go.
     one_step = dict(samples=64, batch=32, iterations=800, image_rate=0.06, raw_rate=0.02, first_lr=0.4)
     fewer = dict(samples=32, iterations=400, average=0.98)  # 64 networks a step would take hours
-    fewer_networks = {10: dict(samples=16, iterations=400), 20: fewer, 30: fewer}
+    one_step_cifar = one_step | dict(samples=16, batch=64, iterations=600, first_lr=0.1, checks=10)
+    fewer_cifar = dict(samples=4, checks=5)
+    one = {
+        "mnist": dict.fromkeys((1, 5), one_step) | {10: one_step | dict(samples=16, iterations=400)}
+        | dict.fromkeys((20, 30), one_step | fewer),
+        "cifar10": dict.fromkeys((1, 5, 10), one_step_cifar) | dict.fromkeys((20, 30), one_step_cifar | fewer_cifar),
+    }  # fmt: skip
     many_steps = dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)
     few_steps = many_steps | dict(samples=64, batch=64, iterations=800, average=0.98)
-    one_step_cifar = one_step | dict(samples=16, batch=64, iterations=600, first_lr=0.1, checks=10)
     few_steps_cifar = dict(samples=8, iterations=600)
-    more_networks = {5: few_steps_cifar, 10: few_steps_cifar, 20: dict(samples=8)}
-    many_epochs = dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)
+    many = {
+        "mnist": {5: few_steps} | dict.fromkeys((10, 20, 30), many_steps),
+        "cifar10": dict.fromkeys((5, 10), few_steps_cifar) | {20: dict(samples=8), 30: {}},
+    }
+    more_epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01), "cifar10": {}}
 
     def with_(config: Config, **changes: Any) -> Config:
         return Config(**{**config.model_dump(), **changes})
@@ -135,18 +143,14 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     }
     aliases = {}
     for data, base, fig3 in (("mnist", mnist, "fig3a"), ("cifar10", cifar, "fig3b")):
-        one, more = (one_step, many_epochs) if data == "mnist" else (one_step_cifar, {})
         for n in (1, 5, 10, 20, 30):
-            few = fewer_networks.get(n, {}) if data == "mnist" else {}
-            defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one | few)
+            defined[f"table1-{data}-one-{n}"] = with_(base, per_class=n, **one[data][n])
         for n in (5, 10, 20, 30):
-            mnist_many = few_steps if n == 5 else many_steps
-            many = mnist_many if data == "mnist" else more_networks.get(n, {})
-            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **many)
+            defined[f"table1-{data}-many-{n}"] = with_(base, steps=n, **many[data][n])
         for k in (1, 5, 10, 20, 30):
-            defined[f"fig4a-{data}-{k}"] = with_(base, steps=k, epochs=2, **more)
+            defined[f"fig4a-{data}-{k}"] = with_(base, steps=k, epochs=2, **more_epochs[data])
         for e in (4, 5):
-            defined[f"fig4b-{data}-{e}"] = with_(base, steps=10, epochs=e, **more)
+            defined[f"fig4b-{data}-{e}"] = with_(base, steps=10, epochs=e, **more_epochs[data])
         aliases |= {
             f"table1-{data}-many-1": f"table1-{data}-one-1",
             f"fig4b-{data}-1": f"table1-{data}-many-10",
