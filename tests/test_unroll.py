@@ -12,7 +12,15 @@ from torch import nn
 import ddcore
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, ModuleStack, Network, generator
-from ddcore.unroll import EAGER, CapturedMetaGradient, compiled_steps, cross_entropy, meta_gradient, train
+from ddcore.unroll import (
+    EAGER,
+    CapturedMetaGradient,
+    compiled_steps,
+    cross_entropy,
+    meta_gradient,
+    train,
+    train_exactly,
+)  # fmt: skip
 
 
 def small_net() -> nn.Module:
@@ -148,6 +156,17 @@ def test_stacking_changes_nothing_but_the_order_of_a_sum():
     torch.testing.assert_close(losses, torch.cat([a[0] for a in alone]), rtol=1e-12, atol=0)
     for name, g in parts(together).items():
         torch.testing.assert_close(g, sum(parts(a[1])[name] for a in alone) / 3, rtol=1e-9, atol=1e-12)
+
+
+def test_training_exactly_does_not_depend_on_the_order_of_a_sum():
+    case = CASES[5]._replace(networks=3)
+    distilled, theta, _ = build(case)
+    distilled, theta = distilled.to(torch.float32), theta.float()
+    together = train_exactly(case.network, distilled, theta)
+    alone = torch.cat([train_exactly(case.network, distilled, one) for one in theta.split(1)])
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, train(case.network, distilled, theta), rtol=1e-3, atol=1e-5)
+    assert torch.equal(together, alone)
 
 
 def test_one_step_on_a_linear_model_has_the_closed_form():

@@ -26,7 +26,7 @@ from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import attack_scores, evaluate
 from ddcore.networks import Network
-from ddcore.unroll import EAGER, compiled_steps, train
+from ddcore.unroll import EAGER, compiled_steps, train_exactly
 
 STACK = 20  # networks tested at once
 # Of a mean accuracy that is derived again: a tenth of a percentage point. Rounding (another machine, another order of a
@@ -136,7 +136,7 @@ def measure(
             found.setdefault(name, []).append(values)
     if config.fixed:
         path = torch.empty(len(distilled.order()), *before.shape, device=before.device)
-        train(network, distilled, before, keep=path)
+        train_exactly(network, distilled, before, keep=path)
         along = [evaluate(network, theta, *data.test) for theta in (*path, after)]
         found["test_accuracy_by_step"] = [torch.stack(along, dim=1)]
     return {name: records.metric(torch.cat(parts)) for name, parts in found.items()}
@@ -157,7 +157,7 @@ def _held_out(config, network, distilled, how, data, total) -> Iterator[tuple[Te
         # a fixed init's stored weights are the truth, not what this PyTorch draws from the seed
         stored = distilled.init
         theta = inits.networks(config, network, n, first=first) if stored is None else network.flatten(stored)
-        yield theta.to(device), train(network, distilled, theta.to(device))
+        yield theta.to(device), train_exactly(network, distilled, theta.to(device))
 
 
 def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> dict[str, Tensor]:
