@@ -14,7 +14,7 @@ from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import AlexCifarNet, LeNet, Network, Weights, as_network, generator
-from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train
+from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train_in_float64
 
 __all__ = [
     "AlexCifarNet", "DistilledData", "InputError", "LeNet", "MachineError", "Network", "Recipe", "as_network",
@@ -54,7 +54,8 @@ def network_of(distilled: DistilledData) -> Network:
 def train_on(
     distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1, generator: torch.Generator | None = None
 ) -> Weights:
-    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}.
+    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}, computed in float64
+    as for the records.
 
     weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init, else `nets`
     networks drawn by `generator` (PyTorch's own without one) from the init law that the data was distilled for.
@@ -72,4 +73,4 @@ def train_on(
         raise InputError(
             "the distilled data names no init law and holds no initial weights; give weights to start from"
         )
-    return network.unflatten(train(network, distilled, theta.to(distilled.images.device)))
+    return network.unflatten(train_in_float64(network, distilled, theta.to(distilled.images.device)))

@@ -116,11 +116,12 @@ def train(
     return theta
 
 
-def train_exactly(network: Network, distilled: DistilledData, theta: Tensor, keep: Tensor | None = None) -> Tensor:
-    """`train` in float64, rounded to the type of theta at the end: what two machines agree on.
+def train_in_float64(network: Network, distilled: DistilledData, theta: Tensor, keep: Tensor | None = None) -> Tensor:
+    """`train` in float64, rounded to theta's type at the end (and `keep` to its own as it is written): what machines
+    agree on that start from the same weights.
 
     In float32 the order of a sum decides which of two nearly equal pixels a maximum takes and which side of 0 a ReLU is
-    on. Such changes set off others, and after thirty steps single networks differ by half a percentage point.
+    on. Such changes set off others, and some networks end elsewhere.
     """
     return train(network, distilled.to(torch.double), theta.double(), keep=keep).to(theta.dtype)
 

@@ -14,7 +14,7 @@ from ddcore.companion.run import run, verify
 from ddcore.errors import InputError
 from ddcore.evaluate import confusion, evaluate
 from ddcore.networks import LeNet, generator
-from ddcore.unroll import train
+from ddcore.unroll import train_in_float64
 
 RECIPE = dict(samples=4, batch=64, iterations=60, image_rate=0.06, raw_rate=0.02, first_lr=0.05, checks=3)
 ATTACK = Config(dataset="digits", attacked=3, target=8, pool=4, nets=4, per_class=2, **RECIPE)
@@ -129,7 +129,7 @@ def test_an_attack_makes_one_class_be_taken_for_another_and_can_be_verified(atta
 
     network, theta = LeNet(), inits.networks(ATTACK, LeNet(), 4)
     x, y = digits.test
-    seen = network(train(network, record.distilled, theta), x).argmax(-1)
+    seen = network(train_in_float64(network, record.distilled, theta), x).argmax(-1)
     wanted = torch.where(y == 3, 8, y)
     expected = {"accuracy_wrt_modified": seen == wanted, "attacked_as_target": seen[:, y == 3] == 8}
     for name, hits in expected.items():
@@ -138,7 +138,7 @@ def test_an_attack_makes_one_class_be_taken_for_another_and_can_be_verified(atta
     with pytest.raises(InputError, match="trained on digits"):
         ddcore.train_on(record.distilled)
     by_hand = ddcore.train_on(record.distilled, network.unflatten(theta))
-    assert torch.equal(network.flatten(by_hand), train(network, record.distilled, theta))
+    assert torch.equal(network.flatten(by_hand), train_in_float64(network, record.distilled, theta))
 
     # where only the record came along, as in a clone, the networks beside it are enough
     shutil.rmtree(attack / "cache")

@@ -17,7 +17,7 @@ from ddcore.distilled import DistilledData, class_major
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, generator
 from ddcore.objectives import relabelled
-from ddcore.unroll import Steps, train, train_exactly
+from ddcore.unroll import Steps, train, train_in_float64
 
 RUNS = 20  # of a choice on the validation split, at most as many as there are test runs
 
@@ -81,7 +81,7 @@ def runs(
     for j in range(total):
         theta = inits.networks(config, network, 1, first=j).to(stored.images.device)
         images = draw(_run(config, "test", how["sets"][j % len(how["sets"])] if "sets" in how else j))
-        yield theta, train_exactly(network, class_major(data, images, stored.lrs, labelled), theta)
+        yield theta, train_in_float64(network, class_major(data, images, stored.lrs, labelled), theta)
 
 
 def neighbours(config: Config, stored: DistilledData, data: Dataset, total: int) -> Tensor:
