@@ -54,8 +54,8 @@ def network_of(distilled: DistilledData) -> Network:
 def train_on(
     distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1, generator: torch.Generator | None = None
 ) -> Weights:
-    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}, computed in float64
-    as for the records.
+    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}. In float64, as
+    for the records.
 
     weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init, else `nets`
     networks drawn by `generator` (PyTorch's own without one) from the init law that the data was distilled for.
