@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore import DistilledData, InputError, as_network, meta_gradient, train
+from ddcore import DistilledData, InputError, as_network, meta_gradient
 from ddcore.linear import (
     Inits,
     LeastSquares,
@@ -19,6 +19,7 @@ from ddcore.linear import (
     principal_angles,
     step,
 )
+from ddcore.unroll import train
 
 RATE = 0.3
 
