@@ -20,7 +20,7 @@ from ddcore.unroll import (
     meta_gradient,
     train,
     train_in_float64,
-)  # fmt: skip
+)
 
 
 def small_net() -> nn.Module:
