@@ -5,12 +5,11 @@ Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` g
 dict of tensors [N, *shape], `flatten` turns it back; every public function takes either.
 
 Speed on a CPU comes from identities, none of which changes a result beyond rounding: a convolution of images that
-all networks share is one convolution with N times the filters; taking the maximum before adding the bias and
-applying ReLU gives the same value with a quarter of the work; a maximum over pixels is a maximum of strided slices;
-where one matrix product does such a convolution, its rows can be ordered so that these are contiguous blocks; sums
-over neighbouring channels are a product with a banded matrix; and AlexCifarNet's second convolution is a product of
-spectra (spectral.py). Where maxima tie, the derivative is another subgradient. tests/test_networks.py holds both
-networks against their textbook form.
+all networks share is one convolution with N times the filters; taking the maximum before applying ReLU gives the same
+value with a quarter of the work; LeNet's first convolution of few images is one matrix product whose rows are ordered
+so that the pixels of a maximum are contiguous blocks (there, where maxima tie, the derivative is another subgradient);
+sums over neighbouring channels are a product with a banded matrix. tests/test_networks.py holds both networks against
+their textbook form.
 """
 
 import hashlib
@@ -22,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore.errors import InputError
-from ddcore.spectral import SpectralConvolution
 
 Weights = dict[str, Tensor]
 
@@ -128,12 +126,13 @@ class LeNet(Network):
         w = weights
         check(images, self)
         images = F.pad(images, (2,) * 4) if self.size == 28 else images  # [B, C, 32, 32]
-        few = images.dim() == 4 and len(images) <= 200
-        x = conv_max2x2(images, w["conv1.weight"]) if few else max2x2(conv(images, w["conv1.weight"], padding=0))
-        x = F.relu(add_bias(x, w["conv1.bias"]))  # [B, N*6, 14, 14]
-        x = conv(x, w["conv2.weight"], padding=0)  # [B, N*16, 10, 10]
-        x = F.relu(add_bias(max2x2(x), w["conv2.bias"]))  # [B, N*16, 5, 5]
-        x = features(x, len(w["conv1.bias"]))  # [N, B, 400]
+        if images.dim() == 4 and len(images) <= 200:
+            x = conv_max2x2(images, w["conv1.weight"], w["conv1.bias"])  # [B, N*6, 14, 14]
+            x = max2x2(conv(F.relu(x), w["conv2.weight"], w["conv2.bias"]))  # [B, N*16, 5, 5]
+        else:
+            x = F.max_pool2d(conv(images, w["conv1.weight"], w["conv1.bias"]), 2)
+            x = F.max_pool2d(conv(F.relu(x), w["conv2.weight"], w["conv2.bias"]), 2)
+        x = features(F.relu(x), len(w["conv1.bias"]))  # [N, B, 400]
         x = F.relu(linear(x, w["fc1.weight"], w["fc1.bias"]))
         x = F.relu(linear(x, w["fc2.weight"], w["fc2.bias"]))
         return linear(x, w["fc3.weight"], w["fc3.bias"])  # [N, B, classes]
@@ -152,7 +151,6 @@ class AlexCifarNet(Network):
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
         if size != 32:
             raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
-        self.conv2 = SpectralConvolution(16, 5)
         self.channels, self.size, self.classes = channels, size, classes
         self.shapes = {
             "conv1.weight": (64, channels, 5, 5), "conv1.bias": (64,),
@@ -165,13 +163,12 @@ class AlexCifarNet(Network):
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w, n = weights, len(weights["conv1.bias"])
         check(images, self)
-        x = conv(images, w["conv1.weight"], padding=2)  # [B, N*64, 32, 32]
-        x = max3x3(x)  # [B, N*64, 16, 16]
-        x = response_norm(F.relu(add_bias(x, w["conv1.bias"])), n)
-        spectral = x.device.type == "cpu"  # a GPU has fast convolutions
-        x = self.conv2(x, w["conv2.weight"]) if spectral else conv(x, w["conv2.weight"], padding=2)  # [B, N*64, 16, 16]
-        x = response_norm(F.relu(add_bias(x, w["conv2.bias"])), n)
-        x = max3x3(x)  # [B, N*64, 8, 8]
+        x = conv(images, w["conv1.weight"], w["conv1.bias"], padding=2)  # [B, N*64, 32, 32]
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 16, 16]
+        x = response_norm(F.relu(x), n)
+        x = conv(x, w["conv2.weight"], w["conv2.bias"], padding=2)  # [B, N*64, 16, 16]
+        x = response_norm(F.relu(x), n)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 8, 8]
         x = features(x, n)  # [N, B, 4096]
         x = F.relu(linear(x, w["fc1.weight"], w["fc1.bias"]))
         x = F.relu(linear(x, w["fc2.weight"], w["fc2.bias"]))
@@ -236,15 +233,16 @@ def check(images: Tensor, network: Network) -> None:
 # The layers of a stack. Activations are [B, N*C, H, W] in channels-last memory: network j has channels j*C to (j+1)*C.
 
 
-def conv(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k] -> [B, N*O, H', W']."""
+def conv(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
+    """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k], bias [N, O]
+    -> [B, N*O, H', W']."""
     channels = weight.shape[2]
     if x.dim() == 5:
         x = x.transpose(0, 1).flatten(1, 2)  # [B, N*C, H, W]
     groups = x.shape[1] // channels
     weight = weight.reshape(-1, *weight.shape[2:])  # [N*O, C, k, k]
     x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
-    return F.conv2d(x, weight, padding=padding, groups=groups)
+    return F.conv2d(x, weight, bias.flatten(), padding=padding, groups=groups)
 
 
 def max2x2(x: Tensor) -> Tensor:
@@ -253,33 +251,20 @@ def max2x2(x: Tensor) -> Tensor:
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
-def max3x3(x: Tensor) -> Tensor:
-    """F.max_pool2d(x, 3, stride=2, padding=1): [B, C, 2H, 2W] -> [B, C, H, W]."""
-    for axis in (2, 3):
-        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        pair, n = torch.maximum(even, odd), even.shape[axis]
-        rest = torch.maximum(pair.narrow(axis, 1, n - 1), odd.narrow(axis, 0, n - 1))
-        x = torch.cat([pair.narrow(axis, 0, 1), rest], axis)
-    return x
+def conv_max2x2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`max2x2(conv(x, weight, bias))` of shared images with few channels, as one matrix product of their patches.
 
-
-def conv_max2x2(x: Tensor, weight: Tensor) -> Tensor:
-    """`max2x2(conv(x, weight, 0))` of shared images with few channels, as one matrix product of their patches.
-
-    x [B, C, H, W], weight [N, O, C, k, k], H-k+1 and W-k+1 even -> [B, N*O, (H-k+1)/2, (W-k+1)/2]. The patches are laid
-    out by their place in the 2x2 block first. Faster than the convolution, with its derivatives, for few images.
+    x [B, C, H, W], weight [N, O, C, k, k], bias [N, O], H-k+1 and W-k+1 even -> [B, N*O, (H-k+1)/2, (W-k+1)/2]. The
+    patches are laid out by their place in the 2x2 block first. Faster than the convolution, with its derivatives, for
+    few images.
     """
     n, o, c, k, _ = weight.shape
     h, w = (x.shape[2] - k + 1) // 2, (x.shape[3] - k + 1) // 2
     patches = x.unfold(2, k, 1).unfold(3, k, 1).unflatten(2, (h, 2)).unflatten(4, (w, 2))  # [B, C, h, 2, w, 2, k, k]
     patches = patches.permute(3, 5, 0, 2, 4, 1, 6, 7).reshape(-1, c * k * k)  # [4*B*h*w, C*k*k]
     y = (patches @ weight.reshape(n * o, c * k * k).t()).view(4, len(x), h, w, n * o)
-    return torch.maximum(torch.maximum(y[0], y[1]), torch.maximum(y[2], y[3])).permute(0, 3, 1, 2)
-
-
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """x [B, N*C, H, W] + bias [N, C]."""
-    return x + bias.reshape(1, -1, 1, 1)
+    largest = torch.maximum(torch.maximum(y[0], y[1]), torch.maximum(y[2], y[3]))
+    return (largest + bias.flatten()).permute(0, 3, 1, 2)
 
 
 def response_norm(x: Tensor, n: int) -> Tensor:

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ddcore.datasets import Dataset
 from ddcore.networks import as_network, generator
-from ddcore.unroll import EAGER, Steps, cross_entropy
+from ddcore.unroll import cross_entropy, real_gradient
 
 PEAK = {"lenet": 4e-3, "alexcifarnet": 1e-3}  # the highest rate of Adam
 
 
 def pretrain(
     network, data: Dataset, p: Callable[[torch.Generator], Tensor], which: range, *,
-    epochs: int = 3, batch: int = 256, seed: int = 0, stream: str = "pool", step_functions: Steps = EAGER,
+    epochs: int = 3, batch: int = 256, seed: int = 0, stream: str = "pool",
 ) -> Tensor:  # fmt: skip
     """Train the networks numbered `which` of a stream: weights [N, P].
 
@@ -31,7 +31,7 @@ def pretrain(
     batches = [_batches(data, epochs, batch, rng) for rng in draws]
     for k in range(total := epochs * per_epoch):
         images, labels = (torch.stack(part) for part in zip(*map(next, batches), strict=True))
-        gradient, _ = step_functions.real(network, theta, images, labels, cross_entropy)
+        gradient, _ = real_gradient(network, theta, images, labels, cross_entropy)
         theta.grad = gradient * len(which)  # the gradient of each network's own loss
         adam.param_groups[0]["lr"] = peak * min((k + 1) / (0.1 * total), (total - k) / (0.9 * total))
         adam.step()

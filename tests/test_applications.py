@@ -101,13 +101,12 @@ def test_an_interrupted_pool_goes_on_and_is_rebuilt_bit_by_bit(attack):
     assert first.stat().st_mtime_ns == kept and second.exists()
 
 
-def test_networks_trained_on_a_folder_are_trained_again_when_its_images_change(apart, pictures, monkeypatch):
-    monkeypatch.setattr(inits, "compiled_steps", lambda: pytest.fail("compiled though it was not to be"))
+def test_networks_trained_on_a_folder_are_trained_again_when_its_images_change(apart, pictures):
     folder = pictures()
     config = Config(dataset=f"folder:{folder}", images="all", epochs=1, nets=3)
 
     def networks():
-        pool = inits.pool(config, compile=False)
+        pool = inits.pool(config)
         return pool, inits.weights(inits.training_of(config), "test", range(3))
 
     before, theta = networks()

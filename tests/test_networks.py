@@ -6,8 +6,6 @@ from torch import nn
 
 from ddcore.errors import InputError
 from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, ModuleStack, as_network, generator
-from ddcore.spectral import SpectralConvolution
-from ddcore.unroll import EAGER, compiled_steps
 
 
 def textbook_lenet(channels: int, size: int) -> nn.Module:
@@ -54,22 +52,6 @@ def test_few_images_and_many_agree_though_they_take_different_paths():
     network, images = LeNet(3, 32), torch.randn(201, 3, 32, 32).double()
     theta = torch.stack([network.init("xavier", generator(0, j)) for j in range(2)]).double()
     torch.testing.assert_close(network(theta, images)[:, :9], network(theta, images[:9]), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("side", "kernel"), [(16, 5), (7, 3), (8, 7), (6, 1)])
-def test_a_product_of_spectra_is_the_convolution(side, kernel):
-    images, weights = torch.randn(2, 3 * 4, side, side).double(), torch.randn(3, 5, 4, kernel, kernel).double()
-    expected = nn.functional.conv2d(images, weights.flatten(0, 1), padding=kernel // 2, groups=3)
-    product = SpectralConvolution(side, kernel)(images, weights)
-    torch.testing.assert_close(product, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_a_product_of_spectra_compiles_with_its_derivative():
-    if compiled_steps() is EAGER:
-        pytest.skip("no C++ compiler")
-    convolution, images, weights = SpectralConvolution(6, 3), torch.randn(2, 4, 6, 6), torch.randn(1, 5, 4, 3, 3)
-    slope = torch.func.grad(lambda w: convolution(images, w).square().sum())
-    torch.testing.assert_close(torch.compile(slope)(weights), slope(weights), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("law", INIT_LAWS)

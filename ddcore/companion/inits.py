@@ -31,7 +31,6 @@ from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
 from ddcore.pretrain import pretrain
-from ddcore.unroll import EAGER, Steps, compiled_steps
 
 TOGETHER = {"lenet": 4, "alexcifarnet": 1}  # networks trained at once and stored in one file
 COMMITTED = {"lenet": 20, "alexcifarnet": 4}  # held-out networks of a pool that are kept beside the records
@@ -113,12 +112,12 @@ def weights(training: Config, stream: str, which: range) -> Tensor:
     return torch.cat(parts)[skipped : skipped + len(which)].float()
 
 
-def pool(config: Config, device: str = "cpu", compile: bool = True) -> dict:
+def pool(config: Config, device: str = "cpu") -> dict:
     """Train what is missing of a configuration's networks; for its record: their training's key, how they do on the
     source's validation images, the seconds that training took, and the source files' sha256."""
     training, headers, accuracy = training_of(config), [], []
     for stream, which in _needed(config):
-        found = [_header(path) for path in _stored(training, stream, which, device, compile)]
+        found = [_header(path) for path in _stored(training, stream, which, device)]
         accuracy += [a for header in found for a in header["accuracy"]][: len(which)]
         headers += found
     return {
@@ -163,12 +162,11 @@ def _places(training: Config, stream: str, which: range) -> dict[int, Path]:
     return found
 
 
-def _stored(training: Config, stream: str, which: range, device: str = "cpu", compile: bool = True) -> list[Path]:
+def _stored(training: Config, stream: str, which: range, device: str = "cpu") -> list[Path]:
     """The files that hold networks `which`, in order; those that are nowhere are made in the user's cache."""
     places, together = _places(training, stream, which), TOGETHER[training.network]
     if missing := {first: path for first, path in places.items() if not path.is_file()}:
         data = load(training.dataset).to(device)
-        steps = compiled_steps() if compile and training.dataset != "digits" else EAGER
         next(iter(missing.values())).parent.mkdir(parents=True, exist_ok=True)
         said = f"networks trained on {training.dataset}"
         with tqdm(total=len(missing) * together, desc=said, file=sys.stderr) as bar:
@@ -177,17 +175,16 @@ def _stored(training: Config, stream: str, which: range, device: str = "cpu", co
                     try:
                         with FileLock(path.with_suffix(".lock"), timeout=patience):
                             if not path.exists():
-                                _train(training, data, stream, range(first, first + together), steps, path)
+                                _train(training, data, stream, range(first, first + together), path)
                                 bar.update(together)
                     except Timeout:
                         pass
     return list(places.values())
 
 
-def _train(training: Config, data: Dataset, stream: str, which: range, steps: Steps, path: Path) -> None:
+def _train(training: Config, data: Dataset, stream: str, which: range, path: Path) -> None:
     began, network = time.monotonic(), as_network(training.network, *data.shape, len(data.classes))
-    how = {"epochs": training.epochs, "batch": training.batch, "seed": training.seed}
-    how |= {"stream": stream, "step_functions": steps}
+    how = {"epochs": training.epochs, "batch": training.batch, "seed": training.seed, "stream": stream}
     theta = pretrain(network, data, lambda rng: network.init(training.init, rng), which, **how).half()
     accuracy = evaluate(network, theta.float(), *data.validation).tolist()
     header = {

@@ -70,7 +70,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     compiled = next((way for way, path in left.items() if path.exists()), compiled)  # a checkpoint is obeyed
     checkpoint = left[compiled]
     pretrained = bool(config.pretrained_on) or config.images == "all"
-    pool = inits.pool(config, device, compile != "off") if pretrained else None
+    pool = inits.pool(config, device) if pretrained else None
     p = inits.init_law(config, network)
     steps = compiled_steps() if compiled else EAGER
     compiled = steps is not EAGER
