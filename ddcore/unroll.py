@@ -96,7 +96,7 @@ def compiled_steps() -> Steps:
     real images' large convolutions gain nothing. Without a C++ compiler: the functions as they stand, and a line says
     so."""
     if not shutil.which(os.environ.get("CXX", "g++")):
-        print("no C++ compiler: running without torch.compile, about 1.5 times slower", file=sys.stderr)
+        print("no C++ compiler: running without torch.compile, 1.5 to 2.5 times slower", file=sys.stderr)
         return EAGER
     torch.compiler.reset()  # another configuration's shapes do not count towards the limit of recompilations
     return Steps(torch.compile(forward_step, dynamic=False), torch.compile(reverse_step, dynamic=False))
