@@ -126,10 +126,10 @@ class LeNet(Network):
         w = weights
         check(images, self)
         images = F.pad(images, (2,) * 4) if self.size == 28 else images  # [B, C, 32, 32]
-        if images.dim() == 4 and len(images) <= 200:
+        if images.dim() == 4 and len(images) <= 200:  # distilled images: what compiles well
             x = conv_max2x2(images, w["conv1.weight"], w["conv1.bias"])  # [B, N*6, 14, 14]
             x = max2x2(conv(F.relu(x), w["conv2.weight"], w["conv2.bias"]))  # [B, N*16, 5, 5]
-        else:
+        else:  # real ones: what is fast as it stands
             x = F.max_pool2d(conv(images, w["conv1.weight"], w["conv1.bias"]), 2)
             x = F.max_pool2d(conv(F.relu(x), w["conv2.weight"], w["conv2.bias"]), 2)
         x = features(F.relu(x), len(w["conv1.bias"]))  # [N, B, 400]
