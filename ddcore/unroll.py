@@ -81,20 +81,18 @@ def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tenso
 
 
 class Steps(NamedTuple):
-    """The three functions that all time is spent in, as they stand above or compiled."""
+    """A gradient step there and back, as they stand above or compiled."""
 
     forward: Callable[..., Tensor] = forward_step
     reverse: Callable[..., tuple[Tensor, ...]] = reverse_step
-    real: Callable[..., tuple[Tensor, Tensor]] = real_gradient
 
 
 EAGER = Steps()
 
 
 def compiled_steps() -> Steps:
-    """The inner steps through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache; the
-    real images' large convolutions gain nothing. Without a C++ compiler: the functions as they stand, and a line says
-    so."""
+    """The same functions through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache
+    (`real_gradient` would gain nothing). Without a C++ compiler: the functions as they stand, and a line says so."""
     if not shutil.which(os.environ.get("CXX", "g++")):
         print("no C++ compiler: running without torch.compile, 1.5 to 2.5 times slower", file=sys.stderr)
         return EAGER
@@ -146,7 +144,7 @@ def meta_gradient(
     order, targets = distilled.order(), distilled.targets()
     trajectory = theta.new_empty(len(order), *theta.shape)
     theta = train(network, distilled, theta, steps.forward, keep=trajectory)
-    v, losses = steps.real(network, theta, *batch, objective)
+    v, losses = real_gradient(network, theta, *batch, objective)
 
     images, labels, lrs = (torch.zeros_like(t) for t in (distilled.images, targets, distilled.lrs))
     for t, (e, s) in reversed(list(enumerate(order))):
