@@ -31,7 +31,7 @@ from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, class_major
 from ddcore.errors import MachineError
 from ddcore.evaluate import evaluate
-from ddcore.networks import as_network, generator
+from ddcore.networks import Network, as_network, generator
 from ddcore.unroll import EAGER, CapturedMetaGradient, Objective, Steps, cross_entropy, meta_gradient, train
 
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
@@ -137,9 +137,7 @@ def distill(
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
                 look = {"step": state.k, "loss": loss}
                 for name, learned in state.candidates().items():
-                    theta = train(network, state.distilled(learned), held_out)
-                    right = evaluate(network, theta, *data.validation)
-                    accuracy = _from_first_process(torch.where(theta.isfinite().all(1), right, 0.0).mean())
+                    accuracy = _from_first_process(_accuracy(network, state.distilled(learned), held_out, data))
                     look[name] = accuracy
                     if accuracy > state.best_accuracy:
                         state.remember(accuracy, learned)
@@ -171,6 +169,15 @@ def _start(
     start = class_major(data, images, torch.full((epochs, steps), recipe.first_lr))
     soft = F.one_hot(start.labels, classes).float() if soft_labels else None
     return replace(start, soft_labels=soft).to(device)
+
+
+def _accuracy(network: Network, distilled: DistilledData, held_out: Tensor, data: Dataset) -> Tensor:
+    """Mean accuracy of the held-out networks [V, P] on the validation split, ten at a time; 0 for one that diverged."""
+    right = []
+    for some in held_out.split(10):
+        theta = train(network, distilled, some)
+        right.append(torch.where(theta.isfinite().all(1), evaluate(network, theta, *data.validation), 0.0))
+    return torch.cat(right).mean()
 
 
 def _samples(

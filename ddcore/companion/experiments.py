@@ -70,6 +70,7 @@ class Config(BaseModel):
     clip: float = 0.1
     checks: int = 25
     average: float = 0.0
+    chosen_on: Small = 10  # networks, drawn from the init law, that the images are compared on along the way
 
     @property
     def key(self) -> str:
@@ -209,7 +210,7 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     change: dict[str, Any] = {}
     if scale != "paper":
         nets = min(config.nets, 50 if scale == "laptop" else 5)
-        change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets}
+        change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets, "chosen_on": 10}
         change |= {"checks": 5} if scale == "smoke" else {}
     if scale != "paper" and config.pretrained_on:  # training a pool takes longer than distilling
         few = 20 if scale == "laptop" else 4

@@ -99,7 +99,7 @@ def networks(config: Config, network: Network, n: int, stream: str = "test", fir
 
 def choosing(config: Config) -> int:
     """How many networks choices are made on."""
-    return 1 if config.fixed else min(20, max(4, config.pool // 10)) if config.pretrained_on else 10
+    return 1 if config.fixed else min(20, max(4, config.pool // 10)) if config.pretrained_on else config.chosen_on
 
 
 def weights(training: Config, stream: str, which: range) -> Tensor:
