@@ -206,15 +206,16 @@ def float32(case: Case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [CASES[3]], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [CASES[3], *CASES[5:]], ids=lambda c: c.name)
 def test_compiled_steps_agree_with_eager_ones(case):
+    """In float64: in float32 another order of a sum can switch a ReLU or a maximum."""
     steps = compiled_steps()
     if steps is EAGER:
         pytest.skip("no C++ compiler")
-    distilled, theta, batch = float32(case)
+    distilled, theta, batch = build(case)
     expected, found = (meta_gradient(case.network, distilled, theta, batch, steps=s)[1] for s in (EAGER, steps))
     for name, g in parts(found).items():
-        assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-4, name
+        assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-9, name
 
 
 def on(device: str, case: Case):
