@@ -1,9 +1,9 @@
 """The paper's experiments as configurations, at three scales.
 
 `paper` fixes what the paper fixes (network, images, steps, epochs, 200 held-out networks; fewer where each is trained
-on everything); how many outer steps that takes is ours. `laptop` is the same with fewer and larger outer steps and
-50 held-out networks (20 pretrained ones), `smoke` the same on the embedded digits within seconds. A configuration's key hashes it
-with defaults left out, so that a new option changes no old key: never change the default of a field.
+on everything); how many outer steps that takes is ours. `laptop` is the same with fewer and larger outer steps and 50
+held-out networks (20 pretrained ones), `smoke` the same on the embedded digits within seconds. A configuration's key
+hashes it with defaults left out, so that a new option changes no old key: never change the default of a field.
 """
 
 import hashlib
