@@ -1,9 +1,9 @@
 """The paper's experiments as configurations, at three scales.
 
 `paper` fixes what the paper fixes (network, images, steps, epochs, 200 held-out networks; fewer where each is trained
-on everything); how many outer steps that takes is ours. `laptop` is the same with fewer outer steps and 50 held-out
-networks (20 pretrained ones), `smoke` the same on the embedded digits within seconds. A configuration's key hashes it
-with defaults left out, so that a new option changes no old key: never change the default of a field.
+on everything); how many outer steps that takes is ours. `laptop` is the same with fewer and larger outer steps and 50
+held-out networks (20 pretrained ones), `smoke` the same on the embedded digits within seconds. A configuration's key
+hashes it with defaults left out, so that a new option changes no old key: never change the default of a field.
 """
 
 import hashlib
@@ -212,8 +212,9 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     change: dict[str, Any] = {}
     if scale != "paper":
         nets = min(config.nets, 50 if scale == "laptop" else 5)
+        larger = {"image_rate": max(config.image_rate, 0.04), "raw_rate": max(config.raw_rate, 0.01)}
         change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets, "chosen_on": 10}
-        change |= {"checks": 5} if scale == "smoke" else {}
+        change |= {"checks": 5} if scale == "smoke" else larger
     if scale != "paper" and config.pretrained_on:  # training a pool takes longer than distilling
         few = 20 if scale == "laptop" else 4
         change |= {"pool": min(config.pool, few), "nets": min(config.nets, few)}
