@@ -116,8 +116,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     one_step["cifar10"] = one_step["mnist"] | dict(samples=16, batch=64, iterations=600, first_lr=0.1, checks=10)
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
-    images = {"mnist": {5: chosen} | dict.fromkeys((10, 20), chosen | dict(samples=32))}
-    images["mnist"][30] = dict(samples=32, iterations=400, average=0.98)
+    images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
     images["cifar10"] = dict.fromkeys((20, 30), dict(samples=4, checks=5))
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01), "cifar10": {}}
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=800, average=0.98, chosen_on=100)}}
