@@ -223,8 +223,9 @@ def race() -> dict:
 def faithful() -> dict:
     """What the paper's settings (`faithful=true`) reach in ten times the race's seconds, all of their schedule in as
     many outer steps as would fit. The number of these follows from bench.json, so the machine may be busy meanwhile."""
-    raced = json.loads(RESULTS.read_text("utf-8"))["race"]
-    found = {}
+    raced, found = json.loads(RESULTS.read_text("utf-8")).get("race"), {}
+    if raced is None:
+        sys.exit(f"{RESULTS.name} has no race, whose seconds this multiplies: run `race` first")
     for asked in list(RACES)[:2]:
         name = asked.split()[0]
         iterations = int(10 * raced[asked]["seconds"] / raced[asked]["seconds_of_a_faithful_step"])

@@ -209,11 +209,11 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if useless := [n for n in said if lacks.get(n)]:
         raise InputError(f"{useless[0]} means nothing to {name}")
     change: dict[str, Any] = {}
-    if scale != "paper":
-        nets = min(config.nets, 50 if scale == "laptop" else 5)
-        larger = {"image_rate": max(config.image_rate, 0.04), "raw_rate": max(config.raw_rate, 0.01)}
-        change |= {"iterations": config.iterations // 8 if scale == "laptop" else 30, "nets": nets, "chosen_on": 10}
-        change |= {"checks": 5} if scale == "smoke" else larger
+    if scale == "laptop":
+        change = {"iterations": config.iterations // 8, "nets": min(config.nets, 50), "chosen_on": 10}
+        change |= {"image_rate": max(config.image_rate, 0.04), "raw_rate": max(config.raw_rate, 0.01)}
+    elif scale == "smoke":
+        change = {"iterations": 30, "nets": min(config.nets, 5), "chosen_on": 10, "checks": 5}
     if scale != "paper" and config.pretrained_on:  # training a pool takes longer than distilling
         few = 20 if scale == "laptop" else 4
         change |= {"pool": min(config.pool, few), "nets": min(config.nets, few)}
