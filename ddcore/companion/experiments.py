@@ -120,8 +120,9 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     images["cifar10"] = dict.fromkeys((20, 30), dict(samples=4, checks=5))
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01), "cifar10": {}}
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=800, average=0.98, chosen_on=100)}}
-    steps["cifar10"] = dict.fromkeys((5, 10), dict(samples=8, iterations=600)) | {20: dict(samples=8)}
-    epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01), "cifar10": {}}
+    steps["cifar10"] = dict.fromkeys((5, 10), dict(samples=8, iterations=600)) | dict.fromkeys((20, 30), dict(samples=8))
+    epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)}
+    epochs["cifar10"] = dict(iterations=250)
 
     def with_(config: Config, **changes: Any) -> Config:
         return Config(**{**config.model_dump(), **changes})
