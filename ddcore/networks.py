@@ -240,22 +240,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
     if x.dim() == 5:
         x = x.transpose(0, 1).flatten(1, 2)  # [B, N*C, H, W]
     groups = x.shape[1] // channels
-    if x.is_cuda and groups > 1 and len(x) <= 100:  # distilled images: cuDNN is slow at many small groups
-        return conv_by_products(x, weight, bias, padding)
     weight = weight.reshape(-1, *weight.shape[2:])  # [N*O, C, k, k]
     x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
     return F.conv2d(x, weight, bias.flatten(), padding=padding, groups=groups)
-
-
-def conv_by_products(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """`conv` of x [B, N*C, H, W], each network's as the product of its patches and its kernels."""
-    n, filters, channels, k, _ = weight.shape
-    x = F.pad(x, (padding,) * 4).unflatten(1, (n, channels)).permute(1, 0, 3, 4, 2)  # [N, B, H+2p, W+2p, C]
-    h, w = (side - k + 1 for side in x.shape[2:4])
-    patches = torch.cat([x[:, :, i : i + h, j : j + w] for i in range(k) for j in range(k)], -1)  # [N, B, H', W', k*k*C]
-    kernels = weight.permute(0, 3, 4, 2, 1).reshape(n, k * k * channels, filters)
-    y = torch.baddbmm(bias.unsqueeze(1), patches.flatten(1, 3), kernels)  # [N, B*H'*W', O]
-    return y.view(n, -1, h, w, filters).permute(1, 0, 4, 2, 3).flatten(1, 2)
 
 
 def max2x2(x: Tensor) -> Tensor:
@@ -286,13 +273,9 @@ def response_norm(x: Tensor, n: int) -> Tensor:
     x_c / (1 + alpha * mean of x_k^2 for k from c-2 to c+1)^0.75 with alpha = 0.001/9, as F.local_response_norm.
     """
     channels = x.shape[1] // n
+    near = torch.ones(channels, channels, dtype=x.dtype, device=x.device).triu(-1).tril(2)  # k from c-2 to c+1
     y = x.permute(0, 2, 3, 1).unflatten(-1, (n, channels))  # [B, H, W, N, C]
-    if x.is_cuda:
-        squares = F.pad(y * y, (2, 1))
-        near = sum(squares[..., k : k + channels] for k in range(4))  # over k from c-2 to c+1
-    else:  # as a product, which is faster there
-        near = (y * y) @ torch.ones(channels, channels, dtype=x.dtype).triu(-1).tril(2)
-    root = (1 + (0.001 / 9 / 4) * near).rsqrt()
+    root = (1 + (0.001 / 9 / 4) * ((y * y) @ near)).rsqrt()
     return (y * (root * root.sqrt())).flatten(-2).permute(0, 3, 1, 2)  # root^1.5; a root is faster than a power
 
 
