@@ -94,7 +94,8 @@ def distill(
     network, data: Dataset, p: InitLaw, *,
     steps: int = 1, epochs: int = 3, per_class: int = 1, soft_labels: bool = False,
     recipe: Recipe = Recipe(), objective: Objective = cross_entropy, held_out: Tensor | None = None, seed: int = 0,
-    step_functions: Steps = EAGER, checkpoint: Path | None = None, identity: str = "", progress: bool = True,
+    step_functions: Steps = EAGER, checkpoint: Path | None = None, identity: str = "", device_name: str = "",
+    progress: bool = True,
 ) -> tuple[DistilledData, dict]:  # fmt: skip
     """Distil `data` into `steps` batches of `per_class` images per class, passed through `epochs` times.
 
@@ -102,11 +103,12 @@ def distill(
     held_out: the networks [V, P] on which images are compared (by default 10 draws of p; for a fixed init one is
     enough). objective: what the trained networks are asked for on real data. checkpoint: a file that is written every
     10 s and read when it is there and belongs to the same arguments; identity says what these do not: p and the
-    objective.
+    objective. device_name: of what computes, which the checkpoint keeps.
 
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
-    accuracy, seconds}]; "before", the seconds spent before this process resumed. A loss that stays
+    accuracy, seconds}]; "before", the seconds spent before this process resumed; "devices", the names of those that
+    computed. A loss that stays
     infinite however small the step ends the run early; MachineError where there are no good images to return by then
     (without checks: at once).
     """
@@ -120,6 +122,8 @@ def distill(
     asked = (steps, epochs, per_class, soft_labels, recipe, seed)
     identity = f"{identity} {data.sha256} {network.name} {asked}"
     before = state.share(state.load(checkpoint, identity) if checkpoint and rank == 0 else 0.0)
+    if device_name and device_name not in state.devices:
+        state.devices.append(device_name)
     started = time.monotonic() - before
     saved = -math.inf
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
@@ -156,7 +160,7 @@ def distill(
     if recipe.checks:
         state.restore()
     how = {"best_step": state.best_step or state.k, "ended": state.k, "returns": state.returns}
-    return state.distilled(), {**how, "history": state.history, "before": before}
+    return state.distilled(), {**how, "history": state.history, "before": before, "devices": state.devices}
 
 
 def _start(
@@ -236,7 +240,7 @@ class OuterState:
         for moments in self.adam.state.values():
             moments["step"].zero_()
         self.mean = [t.clone() for t in self.learned] if recipe.average else []
-        self.k, self.returns, self.best_step, self.best_accuracy, self.history = 0, 0, 0, 0.0, []
+        self.k, self.returns, self.best_step, self.best_accuracy, self.history, self.devices = 0, 0, 0, 0.0, [], []
         self.best = {name: t.clone() for name, t in self._tensors().items()}
 
     def candidates(self) -> dict[str, list[Tensor]]:
@@ -290,7 +294,7 @@ class OuterState:
         return found | {f"{name}.mean": t for name, t in zip(LEARNED, self.mean, strict=False)}
 
     def _numbers(self) -> dict:
-        return {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history")}
+        return {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history", "devices")}
 
     def share(self, seconds: float) -> float:
         """Bring all processes to the state of the first, the only one that reads the checkpoint; its `seconds` too."""

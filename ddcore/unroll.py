@@ -188,7 +188,8 @@ class CapturedMetaGradient:
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     result = self.plain(copy, theta, (images, answers))
             except RuntimeError as error:
-                print(f"running without a CUDA graph, several times slower: {error}", file=sys.stderr)
+                cause = str(error.__context__ or error).splitlines()[0]  # leaving `graph` raises an error of its own
+                print(f"running without a CUDA graph, several times slower: {cause}", file=sys.stderr)
                 return None
         torch.cuda.current_stream(theta.device).wait_stream(stream)
 

@@ -176,11 +176,11 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch, averag
         return module.cross_entropy(logits, labels)
 
     with pytest.raises(Cut):
-        quick(recipe, objective=cut, checkpoint=tmp_path / "c.safetensors", identity="a")
-    resumed, again = quick(recipe, checkpoint=tmp_path / "c.safetensors", identity="a")
+        quick(recipe, objective=cut, checkpoint=tmp_path / "c.safetensors", identity="a", device_name="one")
+    resumed, again = quick(recipe, checkpoint=tmp_path / "c.safetensors", identity="a", device_name="another")
     assert torch.equal(whole.images, resumed.images) and torch.equal(whole.lrs, resumed.lrs)
     assert [h["loss"] for h in how["history"]] == [h["loss"] for h in again["history"]]
-    assert again["before"] > 0
+    assert again["before"] > 0 and again["devices"] == ["one", "another"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another configuration", "other arguments", "not one at all"])

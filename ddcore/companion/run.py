@@ -80,13 +80,14 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
             network, inits.asked(config, data), p, steps=config.steps, epochs=config.epochs, per_class=config.per_class,
             soft_labels=config.soft_labels, recipe=config.recipe, seed=config.seed, step_functions=steps,
             held_out=inits.networks(config, network, inits.choosing(config), "validation").to(device),
-            checkpoint=checkpoint, identity=config.key,
+            checkpoint=checkpoint, identity=config.key, device_name=environment["device"],
         )  # fmt: skip
     else:
         distilled, how = baseline.fit(config, network, data, p, steps)
     if process()[0] > 0:
         return None
     before = how.pop("before", 0.0)
+    environment["device"] = "; ".join(how.pop("devices", [environment["device"]]))
     how |= {"pool": pool} if pretrained else {}
     stored = None
     if distilled is not None:
@@ -120,24 +121,26 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
 
 def measure(
     config: Config, network: Network, distilled: DistilledData | None, how: dict, data: Dataset,
-    nets: int | None = None,
+    nets: int | None = None, before: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the held-out networks score on the test images after and before training on the distilled data; of a fixed
-    init also the accuracy after each gradient step."""
+    """What the held-out networks score on the test images after training on the distilled data; before it, where they
+    are pretrained or there is one (of many drawn from a law that is chance) or where asked for; of a fixed init also
+    the accuracy after each gradient step."""
+    before = before or config.fixed or bool(config.pretrained_on)
     total = 1 if config.fixed else nets or config.nets
     if config.images.startswith("neighbour"):
         return {"test_accuracy": records.metric(baseline.neighbours(config, distilled, data, total))}
     found: dict[str, list[Tensor]] = {}
-    for before, after in _held_out(config, network, distilled, how, data, total):
-        scores = _scores(config, network, after, data)
-        if before is not None:
-            scores |= {f"{name}_before": values for name, values in _scores(config, network, before, data).items()}
+    for start, end in _held_out(config, network, distilled, how, data, total):
+        scores = _scores(config, network, end, data)
+        if before:
+            scores |= {f"{name}_before": values for name, values in _scores(config, network, start, data).items()}
         for name, values in scores.items():
             found.setdefault(name, []).append(values)
     if config.fixed:
-        path = before.new_empty(len(distilled.order()), *before.shape)
-        train_in_float64(network, distilled, before, keep=path)
-        along = [evaluate(network, theta, *data.test) for theta in (*path, after)]
+        path = start.new_empty(len(distilled.order()), *start.shape)
+        train_in_float64(network, distilled, start, keep=path)
+        along = [evaluate(network, theta, *data.test) for theta in (*path, end)]
         found["test_accuracy_by_step"] = [torch.stack(along, dim=1)]
     return {name: records.metric(torch.cat(parts)) for name, parts in found.items()}
 
@@ -201,7 +204,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     }
     if said := _said(faults):
         return False, f"{record.experiment} FAIL ({said})"
-    now = measure(config, network, stored, how, data, total)
+    before = any(name.endswith("_before") for name in record.metrics)
+    now = measure(config, network, stored, how, data, total, before)
     for name in now.keys() | record.metrics.keys():
         if name not in now or not record.metrics.get(name, {}).get("values"):
             faults[f"{name} is not one of its metrics, or has no values"] = True
