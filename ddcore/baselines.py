@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from ddcore.datasets import Dataset
@@ -44,6 +42,8 @@ def averages(data: Dataset, steps: int, per_class: int) -> Source:
 def centres(data: Dataset, steps: int, per_class: int, seed: int = 0) -> Source:
     """k-means centres of the training images of each class, as many as there are distilled images of it; InputError
     where a class has too few."""
+    from sklearn.cluster import KMeans  # here, as importing it takes as long as PyTorch
+
     found = []
     for members in _members(data, steps * per_class):
         x = data.train[0][members]
@@ -91,5 +91,7 @@ def learned_rates(
 
 def nearest_neighbour(images: Tensor, labels: Tensor, of: Tensor) -> Tensor:
     """The label of the nearest of `images` [n, C, H, W] for each of `of` [B, C, H, W] (Euclidean distance)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     fitted = KNeighborsClassifier(1).fit(images.flatten(1).cpu().numpy(), labels.cpu().numpy())
     return torch.tensor(fitted.predict(of.flatten(1).cpu().numpy()), device=labels.device)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ddcore.companion import notebooks as book
 from ddcore.companion import records
 from ddcore.companion.experiments import ALIASES, EXPERIMENTS
 from ddcore.datasets import NAMES, data_root, load
@@ -23,6 +22,8 @@ Parameters = Annotated[
 @app.command("list")
 def list_() -> None:
     """The experiments, their settings at the paper's scale, and which have a record."""
+    from ddcore.companion import notebooks as book
+
     for name, config in EXPERIMENTS.items():
         record = records.find(name)
         said = f"{100 * record.metrics['test_accuracy']['mean']:.2f} %" if record else "no record"
@@ -75,6 +76,8 @@ def notebook(
     out: Annotated[Path | None, typer.Option(help="default: NAME.executed.ipynb in this folder")] = None,
 ) -> None:
     """Execute a notebook (any unambiguous beginning of its name) with other parameters; the last line is the copy."""
+    from ddcore.companion import notebooks as book
+
     print(book.run(name, pairs(parameters), out))
 
 
