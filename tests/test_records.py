@@ -9,7 +9,7 @@ from conftest import TINY, TINY_RANDOM, tree
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ddcore.companion import experiments, inits, records, run
+from ddcore.companion import experiments, records, run
 from ddcore.companion.experiments import Config, configure
 from ddcore.distill import Recipe
 from ddcore.errors import InputError
@@ -277,16 +277,6 @@ def test_verify_fails_a_mean_that_is_not_that_of_the_values(edit):
 def test_verify_fails_a_tampered_accuracy_before(edit):
     edit(lambda c: c["metrics"]["test_accuracy_before"].update(mean=0.99, values=FAKE))
     assert not run.verify(records.find("tiny"))[0]
-
-
-def test_accuracies_before_of_random_inits_are_verified_where_they_are_recorded(apart):
-    found = run.run("tiny-random")
-    assert list(found.metrics) == ["test_accuracy"]
-    data, network = inits.prepare(TINY_RANDOM)
-    metrics = run.measure(TINY_RANDOM, network, found.distilled, {}, data, before=True)
-    assert run.verify(records.Record(found.folder, found.content | {"metrics": metrics}))[0]
-    metrics["test_accuracy_before"] = records.metric(torch.full((3,), 0.99))
-    assert not run.verify(records.Record(found.folder, found.content | {"metrics": metrics}))[0]
 
 
 def test_verify_fails_tampered_initial_weights(record):

@@ -121,26 +121,24 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
 
 def measure(
     config: Config, network: Network, distilled: DistilledData | None, how: dict, data: Dataset,
-    nets: int | None = None, before: bool = False,
+    nets: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the held-out networks score on the test images after training on the distilled data; before it, where they
-    are pretrained or there is one (of many drawn from a law that is chance) or where asked for; of a fixed init also
-    the accuracy after each gradient step."""
-    before = before or config.fixed or bool(config.pretrained_on)
+    """What the held-out networks score on the test images after and before training on the distilled data; of a fixed
+    init also the accuracy after each gradient step."""
     total = 1 if config.fixed else nets or config.nets
     if config.images.startswith("neighbour"):
         return {"test_accuracy": records.metric(baseline.neighbours(config, distilled, data, total))}
     found: dict[str, list[Tensor]] = {}
-    for start, end in _held_out(config, network, distilled, how, data, total):
-        scores = _scores(config, network, end, data)
-        if before:
-            scores |= {f"{name}_before": values for name, values in _scores(config, network, start, data).items()}
+    for before, after in _held_out(config, network, distilled, how, data, total):
+        scores = _scores(config, network, after, data)
+        if before is not None:
+            scores |= {f"{name}_before": values for name, values in _scores(config, network, before, data).items()}
         for name, values in scores.items():
             found.setdefault(name, []).append(values)
     if config.fixed:
-        path = start.new_empty(len(distilled.order()), *start.shape)
-        train_in_float64(network, distilled, start, keep=path)
-        along = [evaluate(network, theta, *data.test) for theta in (*path, end)]
+        path = before.new_empty(len(distilled.order()), *before.shape)
+        train_in_float64(network, distilled, before, keep=path)
+        along = [evaluate(network, theta, *data.test) for theta in (*path, after)]
         found["test_accuracy_by_step"] = [torch.stack(along, dim=1)]
     return {name: records.metric(torch.cat(parts)) for name, parts in found.items()}
 
@@ -204,8 +202,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     }
     if said := _said(faults):
         return False, f"{record.experiment} FAIL ({said})"
-    before = any(name.endswith("_before") for name in record.metrics)
-    now = measure(config, network, stored, how, data, total, before)
+    now = measure(config, network, stored, how, data, total)
     for name in now.keys() | record.metrics.keys():
         if name not in now or not record.metrics.get(name, {}).get("values"):
             faults[f"{name} is not one of its metrics, or has no values"] = True
