@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -56,3 +58,10 @@ def test_the_science_imports_nothing_from_the_companion():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             assert not any("companion" in name for name in names), path.name
+
+
+def test_a_run_starts_without_jupyter_and_scikit_learn():
+    """A machine that only computes need not have the first; importing the second takes as long as PyTorch."""
+    code = "import sys, ddcore.companion.cli, ddcore.companion.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"nbformat", "papermill", "sklearn"} & set(done.stdout.split())
