@@ -108,9 +108,8 @@ def distill(
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
     accuracy, seconds}]; "before", the seconds spent before this process resumed; "devices", the names of those that
-    computed. A loss that stays
-    infinite however small the step ends the run early; MachineError where there are no good images to return by then
-    (without checks: at once).
+    computed. A loss that stays infinite however small the step ends the run early; MachineError where there are no
+    good images to return by then (without checks: at once).
     """
     network = as_network(network)
     device, (rank, _) = data.train[0].device, process()
