@@ -160,7 +160,7 @@ def test_stacking_changes_nothing_but_the_order_of_a_sum():
 
 def test_float64_does_not_depend_on_the_order_of_a_sum():
     case = CASES[5]._replace(networks=3)
-    distilled, theta, _ = float32(case)
+    distilled, theta, _ = on("cpu", case, torch.float32)
     together = train_in_float64(case.network, distilled, theta)
     alone = torch.cat([train_in_float64(case.network, distilled, one) for one in theta.split(1)])
     assert together.dtype == torch.float32
@@ -200,11 +200,6 @@ def test_the_public_function_takes_modules_and_weight_dicts():
         ddcore.meta_gradient(small_net(), distilled, weights, batch, estimator="forward")
 
 
-def float32(case: Case):
-    distilled, theta, (real, labels) = build(case)
-    return distilled.to(torch.float32), theta.float(), (real.float(), labels)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES[3], *CASES[5:]], ids=lambda c: c.name)
 def test_compiled_steps_agree_with_eager_ones(case):
@@ -218,10 +213,10 @@ def test_compiled_steps_agree_with_eager_ones(case):
         assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-9, name
 
 
-def on(device: str, case: Case):
-    """In float64: in float32 another order of a sum can switch a ReLU or a maximum."""
-    distilled, theta, batch = build(case)
-    return distilled.to(device), theta.to(device), tuple(t.to(device) for t in batch)
+def on(device: str, case: Case, dtype: torch.dtype = torch.float64):
+    """In float64, as in float32 another order of a sum can switch a ReLU or a maximum."""
+    distilled, theta, (real, labels) = build(case)
+    return distilled.to(device, dtype), theta.to(device, dtype), (real.to(device, dtype), labels.to(device))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -273,6 +268,20 @@ def test_a_captured_meta_gradient_is_that_of_its_arguments(case, device, monkeyp
         for name, g in parts(gradient).items():
             assert (g - parts(expected[1])[name]).norm() / parts(expected[1])[name].norm() < 1e-9, name
     assert captured.replay is not None, capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_a_captured_meta_gradient_in_float32_is_the_definition_within_rounding(case, monkeypatch):
+    """The cases' units lie far enough from their switches."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as `ddcore run --device cuda` has it
+    exact = meta_gradient(case.network, *build(case), objective=case.objective, estimator="autograd")[1]
+    captured, given = CapturedMetaGradient(case.network, case.objective), on("cuda", case, torch.float32)
+    for _ in range(2):  # recorded, then replayed
+        found = captured(*given)[1]
+    assert captured.replay is not None
+    for name, g in parts(found).items():
+        assert (g.cpu() - parts(exact)[name]).norm() / parts(exact)[name].norm() < 1e-4, name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
