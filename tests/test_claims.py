@@ -26,10 +26,11 @@ def metric(mean, std=None, values=(), n=200):
             "values": [value / 100 for value in values]}  # fmt: skip
 
 
-def record(metrics, data="mnist", lrs=((0.3,), (0.2,), (0.1,)), **config):
+def record(metrics, data="mnist", lrs=((0.3,), (0.2,), (0.1,)), distillation=None, **config):
     return SimpleNamespace(
-        metrics=metrics, config=config, data={"name": data}, distilled=SimpleNamespace(lrs=lrs)
-    )
+        metrics=metrics, config=config, data={"name": data}, distilled=SimpleNamespace(lrs=lrs),
+        content={"distillation": distillation or {}},
+    )  # fmt: skip
 
 
 def judge(records, *extra):
@@ -266,6 +267,11 @@ def test_setup_is_equal_or_not():
     assert judge({"e1": record({"test_accuracy": metric(1)})}, claim).verdict(claim) == "not run"
     nets = claim.model_copy(update={"value": 200, "field": "nets"})
     assert judge({"e1": ours, "e2": ours}, nets).verdict(nets) == "reproduced"
+    rates = claim.model_copy(update={"value": [0.001, 0.3], "field": "rates"})
+    tried = {"validation_accuracy_by_rate": {"learned": 0.8, "0.001": 0.7, "0.3": 0.2}}
+    baseline = record({"test_accuracy": metric(1, 1)}, distillation=tried)
+    assert judge({"e1": baseline, "e2": baseline}, rates).verdict(rates) == "reproduced"
+    assert judge({"e1": baseline, "e2": ours}, rates).verdict(rates) == "partly"
     said = claim.model_copy(update={"deviation": "55,000"})
     assert judge({"e1": ours, "e2": ours}, said).verdict(said) == "partly"
 

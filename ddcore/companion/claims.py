@@ -72,7 +72,7 @@ class Claim(Strict):
     same_as: str = ""  # the claim whose verdict this one takes
     extracted: str = ""  # the characters in the paper's text, where they cannot be read as numbers
     experiments: str = ""  # of a setup; braces as in a shell
-    field: str = ""  # of the record's config, or images (in all), nets (held out)
+    field: str = ""  # of the record's config, or images (in all), nets (held out), rates (fixed ones)
     deviation: str = ""  # instead of a field: what we do, in words; partly at best
     text: str = ""
     claims: str = ""  # ids whose verdicts decide a statement; braces as in a shell
@@ -223,6 +223,8 @@ class Judge:
         said = dict(record.config, nets=next(iter(record.metrics.values()))["n"])
         if {"per_class", "steps"} <= said.keys():
             said["images"] = said["per_class"] * said["steps"] * 10  # ten classes everywhere
+        tried = record.content.get("distillation", {}).get("validation_accuracy_by_rate", {})
+        said["rates"] = [float(rate) for rate in tried if rate != "learned"]
         if claim.deviation:
             return 0.5
         if claim.field not in said:

@@ -153,8 +153,8 @@ def report() -> None:
     from ddcore.companion import claims
 
     table = claims.table(claims.Judge())
-    with claims.pd.option_context("display.width", 200, "display.max_rows", None, "display.max_colwidth", 60):
-        print(table.to_string(index=False), claims.counts(table).to_string(), sep="\n\n")
+    print(table[["id", "paper", "ours", "verdict"]].to_string(index=False, max_colwidth=50))
+    print(f"\n{claims.counts(table)}")
 
 
 def pairs(parameters: list[str]) -> dict[str, str]:
