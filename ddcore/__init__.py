@@ -13,7 +13,7 @@ from ddcore.distill import Recipe, distill
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
-from ddcore.networks import AlexCifarNet, LeNet, Network, Weights, as_network, generator
+from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, Network, Weights, as_network, generator
 from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train_in_float64
 
 __all__ = [
@@ -65,12 +65,8 @@ def train_on(
         theta = network.flatten(weights)
     elif distilled.init is not None:
         theta = network.flatten(distilled.init)
-    elif distilled.meta.get("init_law", "").startswith("trained on"):
-        raise InputError(f"the distilled data is for networks {distilled.meta['init_law']}; give weights to start from")
-    elif "init_law" in distilled.meta:
-        theta = torch.stack([network.init(distilled.meta["init_law"], generator) for _ in range(nets)])
+    elif (law := distilled.meta.get("init_law", "no law named")) in INIT_LAWS:
+        theta = torch.stack([network.init(law, generator) for _ in range(nets)])
     else:
-        raise InputError(
-            "the distilled data names no init law and holds no initial weights; give weights to start from"
-        )
+        raise InputError(f"the distilled data is for networks of no known init law ({law}); give weights to start from")
     return network.unflatten(train_in_float64(network, distilled, theta.to(distilled.images.device)))

@@ -1,6 +1,7 @@
 """Distilled data: the file format that others read, and that nothing else is taken for it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,3 +166,5 @@ def test_train_on_starts_from_the_stored_weights(record):
     for name, t in w.items():
         assert trained[name].shape == (1, *t.shape)
         assert torch.allclose(trained[name][0], t, atol=1e-5)
+    with pytest.raises(InputError, match="no law named.*give weights"):
+        ddcore.train_on(replace(data, init=None, meta={n: v for n, v in data.meta.items() if n != "init_law"}))

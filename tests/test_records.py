@@ -109,7 +109,6 @@ def test_find_takes_the_original_first_and_then_the_copy(apart):
         config = configure("fig2b", overrides={"dataset": copy})
         records.write(apart / "results", content(config.key, "fig2b", config=config.model_dump()), None)
         assert records.find("fig2b").config["dataset"] == copy
-    assert records.find("fig2b", "smoke") is None
     assert [r.experiment for r in records.everywhere()] == ["fig2b"]
 
 

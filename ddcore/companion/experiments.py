@@ -20,7 +20,6 @@ from ddcore.networks import INIT_LAWS, NETWORKS
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
 SCALES = ("smoke", "laptop", "paper")
-FAITHFUL_ITERATIONS = {False: 23_600, True: 19_600}  # outer steps of the paper's code, on MNIST and on CIFAR-10
 
 IMAGES = {  # what a network is trained on; "neighbour" does without a network
     "distilled": "distilled images",
@@ -227,9 +226,8 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if "dataset" in said and not config.source:
         change["network"] = "alexcifarnet" if dataset.startswith("cifar10") else "lenet"
     if said.get("faithful"):
-        cifar = dataset.startswith("cifar10")
-        iterations = FAITHFUL_ITERATIONS[cifar] if scale == "paper" else change["iterations"]
-        paper = Recipe.faithful(iterations, 0.001 if cifar else 0.02)
+        iterations, first_lr = (19_600, 0.001) if dataset.startswith("cifar10") else (23_600, 0.02)
+        paper = Recipe.faithful(change.get("iterations", iterations), first_lr)
         change |= {name: getattr(paper, name) for name in RECIPE}
     if config.images != "distilled" and (useless := set(said) & {"samples", "batch", "soft_labels", "faithful"}):
         raise InputError(f"{useless.pop()} means nothing to a baseline; nothing is distilled")

@@ -50,8 +50,6 @@ class Parameter:
 
     name: str
     type: str
-    default: object
-    help: str = ""
     low: float = -math.inf
     high: float = math.inf
     choices: tuple = ()
@@ -119,9 +117,7 @@ def declaration(line: str, where: str) -> Parameter:
         comment = line[node.end_col_offset :].strip().removeprefix("#").strip()
         span = RANGE.match(comment)
         low, high = (span["low"] or span["least"], span["high"] or "inf") if span else ("-inf", "inf")
-        parameter = Parameter(
-            name, type_, default, comment[span.end() :] if span else comment, float(low), float(high), choices
-        )
+        parameter = Parameter(name, type_, float(low), float(high), choices)
         if parameter.parse(str(default)) != default or type(default).__name__ != type_:
             raise ValueError(f"{default!r} is not {parameter.allowed}")
         return parameter

@@ -77,14 +77,12 @@ def at(experiment: str, key: str) -> Record | None:
     return next((read(f) for f in folders if (f / "record.json").is_file()), None)
 
 
-def find(experiment: str, scale: str = "paper") -> Record | None:
+def find(experiment: str) -> Record | None:
     """The record of an experiment as defined, of the paper's dataset or else of another copy of it."""
-    dataset = configure(experiment, scale).dataset
-    for copy in filter(None, (dataset, COPIES.get(dataset))):
-        found = at(experiment, configure(experiment, scale, {"dataset": copy}).key)
-        if found is not None:
-            return found
-    return None
+    dataset = configure(experiment).dataset
+    copies = filter(None, (dataset, COPIES.get(dataset)))
+    found = (at(experiment, configure(experiment, overrides={"dataset": copy}).key) for copy in copies)
+    return next(filter(None, found), None)
 
 
 def everywhere() -> list[Record]:
@@ -113,15 +111,11 @@ def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record
 def metric(values: Tensor) -> dict[str, Any]:
     """Mean, unbiased std (None for one network), n and the values themselves; of [N], or of [N, K] for each class."""
     values = values.double()
-    std = values.std(0) if len(values) > 1 else None
-    mean = values.mean(0)
-    per_network = values.dim() == 1
-    rows = values.tolist()
     return {
-        "mean": mean.item() if per_network else mean.tolist(),
-        "std": None if std is None else std.item() if per_network else std.tolist(),
+        "mean": values.mean(0).tolist(),
+        "std": values.std(0).tolist() if len(values) > 1 else None,
         "n": len(values),
-        "values": [round(v, 6) if per_network else [round(x, 6) for x in v] for v in rows],
+        "values": values.round(decimals=6).tolist(),
     }
 
 
