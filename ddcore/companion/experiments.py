@@ -122,7 +122,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
-    steps["cifar10"] = dict.fromkeys((5, 10), dict(iterations=600))
+    steps["cifar10"] = {5: dict(batch=64, iterations=1200, checks=6), 10: dict(iterations=600)}
     epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)}
     epochs["cifar10"] = dict(iterations=250)
 
