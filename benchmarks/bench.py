@@ -176,14 +176,14 @@ def speed() -> dict:
 
 
 def memory() -> dict:
-    """Peak memory above that of the process at rest, each measured in a process of its own."""
+    """Peak memory beyond that of three steps, as the system counts it (to a few MB), each in a process of its own."""
     found = {}
     for estimator in ("autograd", "back-gradient"):
         for steps in MEMORY_STEPS:
             command = [sys.executable, __file__, estimator, str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[f"{estimator} {steps}"] = float(done.stdout)
-    print("\nPeak memory of one LeNet [MB]; one weight vector is 0.25 MB")
+    print("\nPeak memory of one LeNet beyond that of three steps [MB]; one weight vector is 0.25 MB")
     print("  steps         " + "".join(f"{s:8}" for s in MEMORY_STEPS))
     for estimator in ("autograd", "back-gradient"):
         print(f"  {estimator:14}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS))
@@ -199,9 +199,9 @@ def one_memory(estimator: str, steps: int) -> float:
 
     network = LeNet()
     meta_gradient(network, *build(network, 1, 1, 1, 64), estimator=estimator)
-    rest = peak()
+    three_steps = peak()
     meta_gradient(network, *build(network, 1, steps // 3, 3, 64), estimator=estimator)
-    return peak() - rest
+    return peak() - three_steps
 
 
 def race() -> dict:

@@ -23,7 +23,7 @@ Source = Callable[[torch.Generator], Tensor]  # draws images [S, K*per_class, C,
 
 def random_real(data: Dataset, steps: int, per_class: int) -> Source:
     """Training images drawn without replacement, fresh ones at each call; InputError where a class has too few."""
-    members = _members(data, steps * per_class)
+    members = members_of(data, steps * per_class)
 
     def draw(rng: torch.Generator) -> Tensor:
         picked = [m[torch.randperm(len(m), generator=rng)[: steps * per_class].to(m.device)] for m in members]
@@ -34,7 +34,7 @@ def random_real(data: Dataset, steps: int, per_class: int) -> Source:
 
 def averages(data: Dataset, steps: int, per_class: int) -> Source:
     """The average training image of each class, the same in all steps and for all images of a class."""
-    means = [data.train[0][data.train[1] == k].mean(0) for k in range(len(data.classes))]
+    means = [data.train[0][found].mean(0) for found in members_of(data, 1)]
     images = _class_major([m.expand(steps * per_class, *m.shape) for m in means], steps)
     return lambda rng: images
 
@@ -45,7 +45,7 @@ def centres(data: Dataset, steps: int, per_class: int, seed: int = 0) -> Source:
     from sklearn.cluster import KMeans  # here, as importing it takes as long as PyTorch
 
     found = []
-    for members in _members(data, steps * per_class):
+    for members in members_of(data, steps * per_class):
         x = data.train[0][members]
         means = KMeans(steps * per_class, n_init=1, random_state=seed).fit(x.flatten(1).cpu().numpy()).cluster_centers_
         found.append(torch.tensor(means, dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]))
@@ -53,8 +53,8 @@ def centres(data: Dataset, steps: int, per_class: int, seed: int = 0) -> Source:
     return lambda rng: images
 
 
-def _members(data: Dataset, needed: int) -> list[Tensor]:
-    """The training images of each class, by number."""
+def members_of(data: Dataset, needed: int) -> list[Tensor]:
+    """The training images of each class, by number; InputError where a class has fewer than `needed`."""
     members = [(data.train[1] == k).nonzero()[:, 0] for k in range(len(data.classes))]
     if (fewest := min(map(len, members))) < needed:
         raise InputError(f"{data.name} has a class of {fewest} training images; {needed} are asked for")

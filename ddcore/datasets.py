@@ -9,7 +9,8 @@ import hashlib
 import math
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,8 +82,11 @@ class Dataset:
         return picked.permute(0, 3, 1, 2)
 
     def to(self, device: str | torch.device) -> "Dataset":
-        splits = {k: tuple(t.to(device) for t in getattr(self, k)) for k in ("train", "validation", "test")}
-        return Dataset(**{**vars(self), **splits})
+        return self.mapped(lambda x, y: (x.to(device), y.to(device)))
+
+    def mapped(self, how: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], **others: object) -> "Dataset":
+        """The same with how(images, labels) in the place of each split, and other fields."""
+        return replace(self, **{k: how(*getattr(self, k)) for k in ("train", "validation", "test")}, **others)
 
 
 def data_root() -> Path:
@@ -123,7 +127,7 @@ def load(name: str, *, download: bool = True) -> Dataset:
     if name in TORCHVISION:
         _fetch(name, download)
     read = _load.__wrapped__ if name.startswith("folder:") else _load  # a folder's images may change meanwhile
-    return read(name, data_root())
+    return read(absolute(name), data_root())
 
 
 @lru_cache(maxsize=4)
@@ -133,9 +137,7 @@ def _load(name: str, root: Path) -> Dataset:
     elif name in TORCHVISION:
         arrays, stats, classes, sha256 = _torchvision(name, root)
     elif name == "cifar10-jpeg" or name.startswith("folder:"):
-        arrays, stats, classes, sha256 = _image_folder(
-            name, Path(name.removeprefix("folder:")) if name.startswith("folder:") else root / name
-        )
+        arrays, stats, classes, sha256 = _image_folder(name, root / name.removeprefix("folder:"))  # absolute: no root
     else:
         raise InputError(f"unknown dataset {name!r}: one of {', '.join(NAMES)}, or folder:PATH")
 
@@ -225,8 +227,7 @@ def whole_idx_files(paths: list[Path]) -> None:
 
 
 def _as_arrays(part) -> tuple[Tensor, Tensor]:
-    labels = getattr(part, "targets", None)
-    labels = torch.as_tensor(part.labels if labels is None else labels).long()
+    labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets).long()
     x = torch.as_tensor(part.data)
     if x.dim() == 3:
         x = x[:, None]
@@ -240,14 +241,11 @@ def _as_arrays(part) -> tuple[Tensor, Tensor]:
 
 def _image_folder(name: str, folder: Path):
     """One folder of images per class below `train` and `test`; the mean and std are those of the training images."""
-    if not os.path.isdir(folder / "train") or not os.path.isdir(folder / "test"):
-        raise InputError(
-            f"{name} is not there: {folder} must hold train and test, each with one folder of images per class"
-        )
     try:
         train, test = (torchvision_datasets().ImageFolder(folder / part) for part in ("train", "test"))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is not whole: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: of a NUL in the name
+        said = f"{folder} must hold train and test, each with one folder of images per class"
+        raise InputError(f"{name} is not there: {said} ({error})") from error
     if odd := sorted(set(train.classes) ^ set(test.classes)):
         raise InputError(f"{folder}: the class {odd[0]} is in only one of train and test")
     files, n = [Path(file) for file, _ in train.samples + test.samples], len(train.samples)

@@ -116,7 +116,7 @@ def distill(
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
-    start.meta.update(architecture=network.name, objective=objective.__name__)
+    start.meta.update(architecture=network.name, objective=getattr(objective, "__name__", "objective"))
     state = OuterState(start, recipe)
     asked = (steps, epochs, per_class, soft_labels, recipe, seed)
     identity = f"{identity} {data.sha256} {network.name} {asked}"
@@ -156,7 +156,7 @@ def distill(
             if checkpoint and rank == 0 and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 state.save(checkpoint, identity, time.monotonic() - started)
                 saved = time.monotonic()
-    if recipe.checks:
+    if state.best_step:
         state.restore()
     how = {"best_step": state.best_step or state.k, "ended": state.k, "returns": state.returns}
     return state.distilled(), {**how, "history": state.history, "before": before, "devices": state.devices}
@@ -239,8 +239,8 @@ class OuterState:
         for moments in self.adam.state.values():
             moments["step"].zero_()
         self.mean = [t.clone() for t in self.learned] if recipe.average else []
-        self.k, self.returns, self.best_step, self.best_accuracy, self.history, self.devices = 0, 0, 0, 0.0, [], []
-        self.best = {name: t.clone() for name, t in self._tensors().items()}
+        self.k, self.returns, self.history, self.devices = 0, 0, [], []
+        self.remember(0.0, self.learned)
 
     def candidates(self) -> dict[str, list[Tensor]]:
         """What is compared on the validation split: the last images, rates and soft labels, and their running mean."""
@@ -266,8 +266,8 @@ class OuterState:
 
     def remember(self, accuracy: float, learned: list[Tensor]) -> None:
         self.best_step, self.best_accuracy = self.k, accuracy
-        self.best = {name: t.clone() for name, t in self._tensors().items()}
-        self.best |= {name: t.clone() for name, t in zip(LEARNED, learned, strict=False)}
+        kept = self._tensors() | dict(zip(LEARNED, learned, strict=False))
+        self.best = {name: t.clone() for name, t in kept.items()}
 
     def restore(self) -> None:
         for name, t in self._tensors().items():
@@ -292,6 +292,9 @@ class OuterState:
             }
         return found | {f"{name}.mean": t for name, t in zip(LEARNED, self.mean, strict=False)}
 
+    def _stored(self) -> dict[str, Tensor]:
+        return self._tensors() | {f"best.{n}": t for n, t in self.best.items()}
+
     def _numbers(self) -> dict:
         return {n: getattr(self, n) for n in ("k", "returns", "best_step", "best_accuracy", "history", "devices")}
 
@@ -302,7 +305,7 @@ class OuterState:
         sent = [self._numbers(), seconds]
         dist.broadcast_object_list(sent)
         vars(self).update(sent[0])
-        for t in (*self._tensors().values(), *self.best.values()):
+        for t in self._stored().values():
             on_device = t.to(self.start.images.device)  # Adam counts its steps on the CPU
             dist.broadcast(on_device, 0)
             t.copy_(on_device)
@@ -310,15 +313,16 @@ class OuterState:
 
     def save(self, path: Path, identity: str, seconds: float) -> None:
         """Write the checkpoint atomically: temporary file, fsync, rename."""
-        numbers = self._numbers()
-        header = {"identity": identity, "state": json.dumps({**numbers, "seconds": seconds})}
-        tensors = self._tensors() | {f"best.{n}": t for n, t in self.best.items()}
+        header = {"identity": identity, "state": json.dumps({**self._numbers(), "seconds": seconds})}
         part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(save({n: t.cpu().contiguous() for n, t in tensors.items()}, header))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                file.write(save({n: t.cpu().contiguous() for n, t in self._stored().items()}, header))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def load(self, path: Path, identity: str) -> float:
         """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds spent on it."""
@@ -329,9 +333,8 @@ class OuterState:
                 header, stored = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}
             if header["identity"] != identity:
                 raise ValueError("it belongs to another configuration")
-            numbers, now = json.loads(header["state"]), self._tensors()
-            expected = now | {f"best.{n}": t for n, t in now.items()}
-            if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in expected.items()}:
+            numbers, now = json.loads(header["state"]), self._stored()
+            if {n: t.shape for n, t in stored.items()} != {n: t.shape for n, t in now.items()}:
                 raise ValueError("it holds other tensors")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             aside = path.with_suffix(".damaged")
@@ -340,7 +343,6 @@ class OuterState:
             return 0.0
         for name, t in now.items():
             t.copy_(stored[name])
-            self.best[name].copy_(stored[f"best.{name}"])
         seconds = numbers.pop("seconds")
         vars(self).update(numbers)
         print(f"resuming at outer step {self.k} of {self.recipe.iterations}", file=sys.stderr)

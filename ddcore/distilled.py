@@ -90,8 +90,13 @@ class DistilledData:
                 raise ValueError(f"another format version than {FORMAT}")
             soft, init = tensors.get("soft_labels"), {k[5:]: v for k, v in tensors.items() if k.startswith("init.")}
             labels = soft.argmax(-1) if soft is not None else tensors["labels"]
+            (S, n), lrs = tensors["images"].shape[:2], tensors["lrs"]
+            if labels.shape != (S, n) or lrs.dim() != 2 or lrs.shape[1] != S:
+                raise ValueError("its images, labels and rates do not belong together")
+            if not 0 <= labels.min() <= labels.max() < len(meta["classes"]):
+                raise ValueError("it has labels without a class")
             return DistilledData(tensors["images"].float(), labels, tensors["lrs"], soft, init or None, meta)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a file of distilled data: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters, flattened in PyTorch's order.
 Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` gives the same numbers as a
-dict of tensors [N, *shape], `flatten` turns it back; every public function takes either.
+dict of tensors [N, *shape], `flatten` turns it back; `evaluate`, `meta_gradient` and `train_on` take either.
 
 Speed on a CPU comes from identities, none of which changes a result beyond rounding: a convolution of images that
 all networks share is one convolution with N times the filters; taking the maximum before applying ReLU gives the same
@@ -54,17 +54,13 @@ class Network:
     channels: int
     size: int
     classes: int
+    start: Weights = {}  # of parameters with a single axis; those not named start at 0
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         raise NotImplementedError
 
     def __call__(self, theta: Tensor | Weights, images: Tensor) -> Tensor:
         return self.forward(self.unflatten(theta), images)
-
-    @property
-    def parameters(self) -> int:
-        """P, the number of parameters of one network."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def unflatten(self, theta: Tensor | Weights) -> Weights:
         """theta [N, P] -> {name: [N, *shape]}, as views."""
@@ -93,12 +89,8 @@ class Network:
                 std = INIT_LAWS[law](shape[1] * receptive, shape[0] * receptive)
                 pieces.append(std * torch.randn(math.prod(shape), generator=rng))
             else:
-                pieces.append(self.start_of(name, shape).flatten())
+                pieces.append(self.start.get(name, torch.zeros(shape)).flatten())
         return torch.cat(pieces)
-
-    def start_of(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Where a parameter with a single axis starts: 0 for a bias."""
-        return torch.zeros(shape)
 
 
 class LeNet(Network):
@@ -196,17 +188,14 @@ class ModuleStack(Network):
             )
         self.name, self.module = type(module).__name__, module
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        self.start = {name: p.detach().clone() for name, p in module.named_parameters()}
+        scales = {n: p for n, p in module.named_parameters() if p.dim() < 2 and not n.endswith("bias")}
+        self.start = {n: p.detach().float().cpu().clone() for n, p in scales.items()}  # of a norm: where it put them
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         def one(w: Weights, x: Tensor) -> Tensor:
             return torch.func.functional_call(self.module, w, (x,))
 
         return torch.vmap(one, in_dims=(0, 0 if images.dim() == 5 else None))(weights, images)
-
-    def start_of(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A bias starts at 0, any other single-axis parameter (a norm's scale) where the module put it."""
-        return torch.zeros(shape) if name.endswith("bias") else self.start[name].float().cpu()
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"lenet": LeNet, "alexcifarnet": AlexCifarNet}

@@ -4,22 +4,19 @@ Adaptation (eq. 9): networks trained on a source dataset learn a target dataset 
 Poisoning (eq. 10): networks learn to take one class for another and to keep the rest.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ddcore.datasets import Dataset
 from ddcore.errors import InputError
 
-SPLITS = ("train", "validation", "test")
-
 
 def matched(target: Dataset, source: str, classes: list[str], channels: int) -> Dataset:
     """The target dataset as networks of a source with these classes and channels can read it: grey images are repeated
     in three channels. InputError where the classes differ or the target has colours that the source has not."""
-    if odd := sorted(set(classes) ^ set(target.classes)) or list(classes) != list(target.classes):
-        which = f": {odd[0]} is a class of only one" if isinstance(odd, list) else " (their order)"
+    if list(classes) != list(target.classes):
+        odd = sorted(set(classes) ^ set(target.classes))
+        which = f": {odd[0]} is a class of only one" if odd else " (their order)"
         raise InputError(f"networks trained on {source} cannot be adapted to {target.name}{which}")
     have = target.shape[0]
     if have == channels:
@@ -29,9 +26,8 @@ def matched(target: Dataset, source: str, classes: list[str], channels: int) -> 
             f"networks trained on {source} read images of {channels} channels and {target.name} has {have}: as many, "
             "or 1, are allowed"
         )
-    splits = {k: getattr(target, k) for k in SPLITS}
-    splits = {k: (images.expand(-1, channels, -1, -1), labels) for k, (images, labels) in splits.items()}
-    return replace(target, **splits, mean=target.mean * channels, std=target.std * channels)
+    wide = {"mean": target.mean * channels, "std": target.std * channels}
+    return target.mapped(lambda x, y: (x.expand(-1, channels, -1, -1), y), **wide)
 
 
 def poisoned(data: Dataset, attacked: int, target: int) -> Dataset:
@@ -43,10 +39,7 @@ def poisoned(data: Dataset, attacked: int, target: int) -> Dataset:
             raise InputError(f"{name}={k} is no class of {data.name}; its classes: {named}")
     if attacked == target:
         raise InputError(f"attacked={attacked} and target={target}: two different classes are allowed; {named}")
-    splits = {k: getattr(data, k) for k in SPLITS}
-    return replace(
-        data, **{k: (images, relabelled(labels, attacked, target)) for k, (images, labels) in splits.items()}
-    )
+    return data.mapped(lambda x, y: (x, relabelled(y, attacked, target)))
 
 
 def relabelled(labels: Tensor, attacked: int, target: int) -> Tensor:

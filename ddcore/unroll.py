@@ -70,14 +70,13 @@ def reverse_step(network: Network, theta: Tensor, v: Tensor, images: Tensor, tar
 
 
 def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tensor, objective: Objective):
-    """Losses [N] on real data and the gradient of their mean with respect to theta [N, P]."""
+    """The gradient, with respect to theta [N, P], of the networks' mean loss on real data, and their losses [N]."""
 
     def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
         losses = objective(network(theta, images), labels)
         return losses.mean(), losses
 
-    gradient, losses = torch.func.grad(mean_loss, has_aux=True)(theta)
-    return gradient, losses
+    return torch.func.grad(mean_loss, has_aux=True)(theta)
 
 
 class Steps(NamedTuple):

@@ -46,7 +46,7 @@ def attack(apart, pools, monkeypatch):
 
 def test_poisoned_data_differs_in_the_labels_of_one_class(digits):
     asked = objectives.poisoned(digits, 3, 8)
-    for split in objectives.SPLITS:
+    for split in ("train", "validation", "test"):
         (x, y), (same, changed) = getattr(digits, split), getattr(asked, split)
         assert x is same and (changed[y == 3] == 8).all() and torch.equal(changed[y != 3], y[y != 3])
     assert (digits.train[1] == 3).any()
@@ -142,8 +142,8 @@ def test_an_attack_makes_one_class_be_taken_for_another_and_can_be_verified(atta
     # where only the record came along, as in a clone, the networks beside it are enough
     shutil.rmtree(attack / "cache")
     assert verify(record, nets=2)[0] and verify(record)[0]
-    record.content["metrics"]["class_accuracy"]["values"][1][4] -= 0.1
-    record.content["metrics"]["class_accuracy"]["mean"][4] -= 0.025
+    record.metrics["class_accuracy"]["values"][1][4] -= 0.1
+    record.metrics["class_accuracy"]["mean"][4] -= 0.025
     assert not verify(record)[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddcore import baselines, datasets
-from ddcore.companion import experiments, records
+from ddcore.companion import experiments
 from ddcore.companion.experiments import IMAGES, Config
 from ddcore.companion.run import run, verify
 from ddcore.distilled import class_major
@@ -41,6 +41,13 @@ def test_random_real_images_are_distinct_training_images_in_class_major_order_an
 def test_a_class_with_too_few_images_is_named(digits, source):
     with pytest.raises(InputError, match="has a class of [0-9]+ training images; 300 are asked for"):
         source(digits, steps=150, per_class=2)
+
+
+def test_a_class_without_training_images_has_no_average(digits):
+    others = digits.train[1] != 3
+    none_left = replace(digits, train=tuple(part[others] for part in digits.train))
+    with pytest.raises(InputError, match="a class of 0 training images"):
+        baselines.averages(none_left, steps=1, per_class=1)
 
 
 def test_averages_are_the_class_means_in_every_place(digits):
@@ -86,9 +93,8 @@ def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeyp
     record = run("tiny-baseline", compile="off")
     assert verify(record)[0] and verify(record, nets=1)[0]
 
-    content = dict(record.content, metrics={"test_accuracy": {"mean": 0.5, "std": None, "n": 1, "values": [0.5]}})
-    wrong = records.Record(record.folder, content)
-    assert not verify(wrong)[0]
+    half = {"mean": 0.5, "std": None, "n": 1, "values": [0.5]}
+    assert not verify(record.model_copy(update={"metrics": {"test_accuracy": half}}))[0]
 
 
 def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):

@@ -29,7 +29,7 @@ def metric(mean, std=None, values=(), n=200):
 def record(metrics, data="mnist", lrs=((0.3,), (0.2,), (0.1,)), distillation=None, **config):
     return SimpleNamespace(
         metrics=metrics, config=config, data={"name": data}, distilled=SimpleNamespace(lrs=lrs),
-        content={"distillation": distillation or {}},
+        distillation=distillation or {},
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_only_known_experiments_and_metrics():
         if claim.experiment:
             pairs.append([claim.experiment, claim.metric])
         for name, what in pairs:
-            assert name in experiments.names() and METRIC.fullmatch(what), (claim.id, name, what)
+            assert experiments.resolve(name) and METRIC.fullmatch(what), (claim.id, name, what)
         assert all(len(expand(c.a)) == len(expand(c.b.split("+")[0])) for c in claim.compare), claim.id
 
 

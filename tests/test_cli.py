@@ -144,6 +144,9 @@ BAD_WORDS = {
     "missing copy": (["data", "cifar10-jpeg"], "cifar10-jpeg is not there", "train and test"),
     "unknown notebook": (["notebook", "99"], "no notebook's name begins with '99'"),
     "no notebook": (["notebook"], "Missing argument"),
+    "images too few": (["run", "baseline-random-real-mnist", *SMOKE[2:], "-p", "per_class=50"], "500 are asked for"),
+    "endless budget": (["reproduce", "--budget", "inf"], "--budget"),
+    "strange shard": (["reproduce", "--shard", "1/" + 5000 * "9"], "K/N with 1 <= K <= N"),
     "notebook parameter": (["notebook", "99", "-p", "steps"], "NAME=VALUE"),
 }
 

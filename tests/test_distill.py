@@ -156,8 +156,11 @@ def test_a_loss_that_is_not_finite_goes_back_with_half_the_step_and_gives_up_in_
 
 def test_networks_that_are_not_finite_are_right_about_nothing():
     """Else their class 0 everywhere would be right for a tenth of the images, and they the best so far."""
-    _, how = quick(held_out=torch.full((2, SMALL.parameters), math.nan))
+    held_out = SMALL.init("xavier", generator(0))[None] * math.nan
+    distilled, how = quick(held_out=held_out)
     assert [h["accuracy"] for h in how["history"]] == [0, 0, 0, 0]
+    last, _ = quick(replace(QUICK, checks=0))
+    assert how["best_step"] == QUICK.iterations and torch.equal(distilled.images, last.images)  # not the first noise
 
 
 @pytest.mark.parametrize("average", [0, 0.9])

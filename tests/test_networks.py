@@ -41,7 +41,7 @@ def test_a_stack_is_its_networks_one_by_one(stack, module, parameters, own_image
     theta += 0.05 * torch.randn_like(theta)  # so that biases count
     logits = stack(theta, images if own_images else images[0])
 
-    assert stack.parameters == parameters == sum(p.numel() for p in module.parameters())
+    assert theta.shape[1] == parameters == sum(p.numel() for p in module.parameters())
     for j in range(n):
         nn.utils.vector_to_parameters(theta[j], module.double().parameters())
         expected = module(images[j] if own_images else images[0])

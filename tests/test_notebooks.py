@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DECLARED = """\
 steps: int = 2  # 1 to 100: gradient steps
-rate: float = 0.5  # at least 0: learning rate
+rate: float = 0.5  # 0 to 1e300: learning rate
 faithful: bool = False  # the paper's own settings
 dataset: Literal["digits", "mnist"] = "digits"  # images
 label: str = "ten images"
@@ -63,8 +63,6 @@ def test_find_takes_any_unambiguous_beginning(folder):
     assert notebooks.find("04-1.ipynb").stem == "04-1"
     with pytest.raises(InputError, match="several notebooks: 03-1-fixed, 03-2-random"):
         notebooks.find("03-")
-    with pytest.raises(InputError, match="did you mean 03-1-fixed"):
-        notebooks.find("03-1-fxed")
     with pytest.raises(InputError, match="there are: 03, 03-1-fixed"):
         notebooks.find("zzz")
 
@@ -112,11 +110,12 @@ def test_a_folder_is_the_reader_s_not_the_notebook_s(folder):
         ("steps", "2.0", "a whole number from 1 to 100"),
         ("steps", "0", "from 1 to 100"),
         ("steps", "101", "from 1 to 100"),
-        ("rate", "-0.1", "a number, at least 0"),
-        ("rate", "nan", "a number, at least 0"),
-        ("rate", "inf", "a number, at least 0"),
+        ("rate", "-0.1", "a number from 0 to 1e+300"),
+        ("rate", "nan", "a number from 0"),
+        ("rate", "inf", "a number from 0"),
+        ("steps", "1" + 400 * "0", "a whole number from 1 to 100"),
         ("faithful", "yes", "true or false"),
-        ("dataset", "minst", "one of digits, mnist; did you mean mnist?"),
+        ("dataset", "minst", "one of digits, mnist is allowed; did you mean mnist?"),
     ],
 )
 def test_what_is_not_allowed_ends_before_anything_runs(folder, monkeypatch, name, text, says):
@@ -141,12 +140,14 @@ def test_run_writes_an_executed_copy_with_the_values(folder):
 
 
 def test_the_kernel_is_this_python_whatever_is_registered(folder, tmp_path, monkeypatch):
+    """And a folder that the environment names is that of whoever asks, not one below the notebooks."""
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    put(folder, "a", "import sys, os; print(sys.executable); print(os.getcwd())")
-    assert printed(notebooks.run("a", {})) == f"{sys.executable}\n{folder}\n"
+    monkeypatch.setenv("DDCORE_RESULTS", "mine")
+    put(folder, "a", "import sys, os; print(sys.executable, os.getcwd(), os.environ['DDCORE_RESULTS'])")
+    assert printed(notebooks.run("a", {})) == f"{sys.executable} {folder} {tmp_path / 'here' / 'mine'}\n"
 
 
 @pytest.mark.parametrize("out", ["{folder}/a.ipynb", "{folder}/b.ipynb", "missing/a.ipynb", "."])

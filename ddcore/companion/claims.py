@@ -115,8 +115,8 @@ def load(path: Path = FILE) -> dict[str, Claim]:
         raise InputError(f"{path.name} cannot be used: {' '.join(str(error).split())}") from None
     claims = {claim.id: claim for claim in found}
     named = {i for c in found for i in (c.same_as or c.id, *expand(c.claims), *c.about)}
-    if len(claims) < len(found) or named - claims.keys():
-        raise InputError(f"{path.name}: an id is used twice or unknown: {sorted(named - claims.keys())}")
+    if odd := sorted(named - claims.keys()) + [c.id for c in found if c is not claims[c.id]]:
+        raise InputError(f"{path.name}: an id is used twice or unknown: {', '.join(odd)}")
     return claims
 
 
@@ -223,7 +223,7 @@ class Judge:
         said = dict(record.config, nets=next(iter(record.metrics.values()))["n"])
         if {"per_class", "steps"} <= said.keys():
             said["images"] = said["per_class"] * said["steps"] * 10  # ten classes everywhere
-        tried = record.content.get("distillation", {}).get("validation_accuracy_by_rate", {})
+        tried = record.distillation.get("validation_accuracy_by_rate", {})
         said["rates"] = [float(rate) for rate in tried if rate != "learned"]
         if claim.deviation:
             return 0.5

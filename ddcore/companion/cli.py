@@ -1,6 +1,7 @@
 """The command `ddcore`. Exit status: 0 done, 1 a check failed or the machine could not, 2 bad input."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ def list_() -> None:
 
     for name, config in EXPERIMENTS.items():
         record = records.find(name)
-        said = f"{100 * record.metrics['test_accuracy']['mean']:.2f} %" if record else "no record"
+        said = f"{record.accuracy} %" if record else "no record"
         steps = "all images" if config.images == "all" else f"{config.steps} step{'s' * (config.steps > 1)}"
         steps += f" of {config.per_class} per class" if config.per_class > 1 else ""
         images = f"{steps} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
@@ -60,12 +61,9 @@ def run(
     )
     runner.end_processes()
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
-        accuracy = record.metrics["test_accuracy"]
-        spread = "" if accuracy["std"] is None else f" +- {100 * accuracy['std']:.2f}"
-        print(
-            f"{record.experiment}: test accuracy {100 * accuracy['mean']:.2f}{spread} % (n = {accuracy['n']})",
-            file=sys.stderr,
-        )
+        std, n = (record.metrics["test_accuracy"][what] for what in ("std", "n"))
+        spread = "" if std is None else f" +- {100 * std:.2f}"
+        print(f"{record.experiment}: test accuracy {record.accuracy}{spread} % (n = {n})", file=sys.stderr)
         print(record.folder)
 
 
@@ -130,17 +128,19 @@ def data(wanted: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")
 @app.command()
 def reproduce(
     plan: Annotated[bool, typer.Option("--plan", help="only print what is missing, with its cost")] = False,
-    budget: Annotated[float | None, typer.Option(min=1, metavar="SECONDS", help="stop cleanly after this time")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=1, max=1e9, metavar="SECONDS", help="stop cleanly after this time")
+    ] = None,
     shard: Annotated[str, typer.Option(metavar="K/N", help="every N-th experiment, from the K-th")] = "1/1",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Run every experiment that has no record at the paper's scale, most valuable first."""
     from ddcore.companion import reproduce as task
 
-    k, slash, n = shard.partition("/")
-    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", shard)
+    part = tuple(map(int, found.groups())) if found else (1, 0)
+    if not 1 <= part[0] <= part[1]:
         raise InputError(f"--shard {shard}: K/N with 1 <= K <= N is allowed")
-    part = int(k), int(n)
     if plan:
         print(task.plan(part))
     elif not task.reproduce(budget, part, device):

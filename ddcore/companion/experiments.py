@@ -90,11 +90,13 @@ class Config(BaseModel):
 
 RECIPE = [field.name for field in fields(Recipe) if field.name in Config.model_fields]
 
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 READER = {  # what -p may name, with how its text becomes a value
     "dataset": str, "network": str, "init": str, "steps": int, "epochs": int, "per_class": int, "samples": int,
     "batch": int, "iterations": int, "seed": int, "nets": int, "soft_labels": bool, "faithful": bool, "source": str,
     "attacked": int, "target": int, "pool": int,
 }  # fmt: skip
+FOR_NEIGHBOURS = {"dataset", "steps", "per_class", "seed", "nets"}
 
 
 def _table() -> tuple[dict[str, Config], dict[str, str]]:
@@ -116,8 +118,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
     images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
-    images["cifar10"] = dict.fromkeys((20, 30), dict(samples=4, checks=5))
-    images["cifar10"] |= {5: dict(iterations=240, checks=6, chosen_on=50)}
+    images["cifar10"] = dict.fromkeys((5, 10), dict(iterations=240, checks=6, chosen_on=50))
+    images["cifar10"] |= dict.fromkeys((20, 30), dict(samples=4, checks=5))
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
@@ -184,18 +186,12 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
 EXPERIMENTS, ALIASES = _table()
 
 
-def names() -> list[str]:
-    """Every name that `ddcore run` takes."""
-    return [*EXPERIMENTS, *ALIASES]
-
-
 def resolve(name: str) -> str:
     """The name that the record stands under; InputError for an unknown one."""
-    if name in EXPERIMENTS:
-        return name
-    if name in ALIASES:
-        return ALIASES[name]
-    raise InputError(f"unknown experiment {name!r}{did_you_mean(name, names()) or '; `ddcore list` shows them'}")
+    if (found := ALIASES.get(name, name)) in EXPERIMENTS:
+        return found
+    near = did_you_mean(name, [*EXPERIMENTS, *ALIASES])
+    raise InputError(f"unknown experiment {name!r}{near or '; `ddcore list` shows them'}")
 
 
 def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None = None) -> Config:
@@ -205,11 +201,16 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if scale not in SCALES:
         raise InputError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     said = {n: parse(n, text) for n, text in (overrides or {}).items()}
-    lacks = {"source": not config.source, "pool": not config.pool} | dict.fromkeys(
-        ("attacked", "target"), config.attacked is None
-    )
-    if useless := [n for n in said if lacks.get(n)]:
-        raise InputError(f"{useless[0]} means nothing to {name}")
+    for lacking, which, why in (
+        (not config.source, {"source"}, ""),
+        (not config.pool, {"pool"}, ""),
+        (config.attacked is None, {"attacked", "target"}, ""),
+        (config.images != "distilled", {"samples", "batch", "soft_labels", "faithful"}, "; nothing is distilled"),
+        (config.images == "all", {"steps", "per_class", "iterations"}, "; it goes through all images, epoch by epoch"),
+        (config.images.startswith("neighbour"), READER.keys() - FOR_NEIGHBOURS, "; nothing is trained"),
+    ):
+        if lacking and (useless := sorted(which & said.keys())):
+            raise InputError(f"{useless[0]} means nothing to {name}{why}")
     change: dict[str, Any] = {}
     if scale == "laptop":
         change = {"iterations": config.iterations // 8, "nets": min(config.nets, 50), "chosen_on": 10}
@@ -229,13 +230,8 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
         iterations, first_lr = (19_600, 0.001) if dataset.startswith("cifar10") else (23_600, 0.02)
         paper = Recipe.faithful(change.get("iterations", iterations), first_lr)
         change |= {name: getattr(paper, name) for name in RECIPE}
-    if config.images != "distilled" and (useless := set(said) & {"samples", "batch", "soft_labels", "faithful"}):
-        raise InputError(f"{useless.pop()} means nothing to a baseline; nothing is distilled")
-    if config.images == "all" and (useless := set(said) & {"steps", "per_class", "iterations"}):
-        raise InputError(f"{useless.pop()} means nothing to {name}; it goes through all images for a number of epochs")
-    matters = {"dataset", "steps", "per_class", "seed", "nets"}
-    if config.images.startswith("neighbour") and (useless := said.keys() - matters):
-        raise InputError(f"{useless.pop()} means nothing to {name}; nothing is trained")
+        change |= {"samples": 4} if config.pool else {}  # section 4.2 in the paper's code
+        change |= {"image_rate": 0.02, "raw_rate": 0.02} if config.attacked is not None else {}
     if said.get("pool") == 0:
         raise InputError("pool=0: at least 1 pretrained network is allowed")
     if config.fixed and said.get("nets", 1) != 1:
@@ -249,18 +245,19 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
 def parse(name: str, text: str) -> Any:
     """The typed value of `-p name=text`."""
     if name not in READER:
-        raise InputError(f"unknown parameter {name!r}{did_you_mean(name, READER) or ''}; allowed: {', '.join(READER)}")
+        raise InputError(f"unknown parameter {name!r}{did_you_mean(name, READER)}; allowed: {', '.join(READER)}")
     if name in ("dataset", "source") and text not in NAMES and not text.startswith("folder:"):
         raise InputError(
             f"unknown dataset {text!r}{did_you_mean(text, NAMES)}; allowed: {', '.join(NAMES)}, folder:PATH"
         )
     if name in ("dataset", "source"):
         return absolute(text)
-    if READER[name] is bool:
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"{name}={text}: true or false is allowed")
-        return text.lower() == "true"
+    return typed(name, text, READER[name], KINDS[READER[name]])
+
+
+def typed(name: str, text: str, kind: type, allowed: str) -> Any:
+    """What a reader wrote as a value of `kind`; InputError where it is none."""
     try:
-        return READER[name](text)
-    except ValueError:
-        raise InputError(f"{name}={text}: a whole number is allowed") from None
+        return {"true": True, "false": False}[text.strip().lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise InputError(f"{name}={text}: {allowed} is allowed") from None

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ddcore import objectives
+from ddcore import baselines, objectives
 from ddcore.companion import records
 from ddcore.companion.experiments import Config
 from ddcore.datasets import Dataset, load
@@ -43,7 +43,7 @@ TRAINING = {  # MNIST and what is not named: three epochs
 def training_of(config: Config) -> Config:
     """What the networks that a configuration starts from, or consists of, were trained on, and how long."""
     if config.images == "all":
-        return config.model_copy(update={"nets": Config.model_fields["nets"].default})
+        return Config(**config.model_dump(include={"dataset", "images", "network", "init", "epochs", "batch", "seed"}))
     source = config.pretrained_on
     how = TRAINING.get(source.removesuffix("-jpeg"), {"epochs": 3})
     return Config(dataset=source, images="all", network=config.network, init=config.init, **how)
@@ -63,6 +63,8 @@ def prepare(config: Config, device: str = "cpu", download: bool = True) -> tuple
             classes, channels = source.classes, source.shape[0]
         data = objectives.matched(data, config.source, classes, channels)
     asked(config, data)  # raises where there is no such class
+    if config.images not in ("distilled", "all"):
+        baselines.members_of(data, 1 if config.images == "averages" else config.steps * config.per_class)
     data = data.to(device)
     return data, as_network(config.network, *data.shape, len(data.classes))
 
@@ -147,8 +149,11 @@ def keep(config: Config, root: Path) -> None:
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
             part = to.with_suffix(f".{os.getpid()}.part")
-            shutil.copyfile(path, part)
-            part.replace(to)
+            try:
+                shutil.copyfile(path, part)
+                part.replace(to)
+            finally:
+                part.unlink(missing_ok=True)
 
 
 def _places(training: Config, stream: str, which: range) -> dict[int, Path]:

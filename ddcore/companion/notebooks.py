@@ -3,7 +3,7 @@
 The cell tagged `parameters` declares what a reader may change, one line each and nothing else:
 
     steps: int = 1  # 1 to 100: gradient steps per epoch
-    rate: float = 0.02  # at least 0: first learning rate
+    rate: float = 0.02  # 0 to 1: first learning rate
     dataset: Literal["digits", "mnist"] = "digits"  # images to distil
 
 The types are int, float, bool, str and Literal[...]; a range may open the help. papermill would run a
@@ -12,14 +12,12 @@ notebook with a misspelt name or a string for a number; here both are an InputEr
 """
 
 import ast
-import difflib
 import hashlib
 import logging
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,27 +27,22 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from ddcore.companion.experiments import KINDS, typed
 from ddcore.datasets import absolute
 from ddcore.errors import InputError, MachineError, did_you_mean
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 KEPT_METADATA = ("tags", "mystnb")  # of a cell, in a committed notebook
 WIDGET = "application/vnd.jupyter.widget-view+json"
-RANGE = re.compile(r"(?:(?P<low>[-+.\de]+) to (?P<high>[-+.\de]+)|at least (?P<least>[-+.\de]+)): *")
-PARSERS: dict[str, Callable] = {
-    "int": int,
-    "float": float,
-    "str": str,
-    "bool": lambda text: {"true": True, "false": False}[text.lower()],
-}
+RANGE = re.compile(r"([-+.\de]+) to ([-+.\de]+): *")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell. `type` is a name of PARSERS; `choices` are those of a Literal."""
+    """One line of the parameters cell. `type` is a key of KINDS; `choices` are those of a Literal."""
 
     name: str
-    type: str
+    type: type
     low: float = -math.inf
     high: float = math.inf
     choices: tuple = ()
@@ -58,10 +51,7 @@ class Parameter:
     def allowed(self) -> str:
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
-        kind = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}[self.type]
-        if self.high < math.inf:
-            return f"{kind} from {self.low:g} to {self.high:g}"
-        return kind + (f", at least {self.low:g}" if self.low > -math.inf else "")
+        return KINDS[self.type] + (f" from {self.low:g} to {self.high:g}" if self.high < math.inf else "")
 
     def parse(self, text: str) -> object:
         """The typed value of what the reader wrote; InputError where it is not allowed."""
@@ -69,13 +59,10 @@ class Parameter:
             by_text = {str(choice): choice for choice in self.choices}
             if text in by_text:
                 return by_text[text]
-            raise InputError(f"{self.name}={text}: it must be {self.allowed}{did_you_mean(text, by_text)}")
-        try:
-            value = PARSERS[self.type](text.strip() if self.type != "str" else text)
-        except (ValueError, KeyError):
-            raise InputError(f"{self.name}={text}: it must be {self.allowed}") from None
-        if self.type in ("int", "float") and not (math.isfinite(value) and self.low <= value <= self.high):
-            raise InputError(f"{self.name}={text}: it must be {self.allowed}")
+            raise InputError(f"{self.name}={text}: {self.allowed} is allowed{did_you_mean(text, by_text)}")
+        value = typed(self.name, text, self.type, self.allowed)
+        if self.type in (int, float) and not (self.low <= value <= self.high and abs(value) < math.inf):
+            raise InputError(f"{self.name}={text}: {self.allowed} is allowed")
         return value
 
 
@@ -88,10 +75,7 @@ def find(prefix: str) -> Path:
         return paths[matches[0]]
     if matches:
         raise InputError(f"{prefix!r} is the beginning of several notebooks: {', '.join(matches)}")
-    beginnings = {name[: len(prefix)]: name for name in paths} | {name: name for name in paths}
-    close = [beginnings[word] for word in difflib.get_close_matches(prefix, beginnings, n=1)]
-    hint = f"did you mean {close[0]}?" if close else "there are: " + (", ".join(paths) or "none")
-    raise InputError(f"no notebook's name begins with {prefix!r}; {hint}")
+    raise InputError(f"no notebook's name begins with {prefix!r}; there are: {', '.join(paths) or 'none'}")
 
 
 def parameters(path: Path) -> dict[str, Parameter]:
@@ -108,17 +92,18 @@ def declaration(line: str, where: str) -> Parameter:
     """One `name: type = literal  # help` as a Parameter; InputError for any other line."""
     try:
         (node,) = ast.parse(line).body
-        type_, choices = ast.unparse(node.annotation), ()
-        if type_.startswith("Literal["):
+        said, choices = ast.unparse(node.annotation), ()
+        if said.startswith("Literal["):
             choices = ast.literal_eval(node.annotation.slice)
             choices = choices if isinstance(choices, tuple) else (choices,)
-            type_ = type(choices[0]).__name__
+            said = type(choices[0]).__name__
+        type_ = {kind.__name__: kind for kind in KINDS}[said]
         default, name = ast.literal_eval(node.value), node.target.id
         comment = line[node.end_col_offset :].strip().removeprefix("#").strip()
         span = RANGE.match(comment)
-        low, high = (span["low"] or span["least"], span["high"] or "inf") if span else ("-inf", "inf")
-        parameter = Parameter(name, type_, float(low), float(high), choices)
-        if parameter.parse(str(default)) != default or type(default).__name__ != type_:
+        low, high = map(float, span.groups()) if span else (-math.inf, math.inf)
+        parameter = Parameter(name, type_, low, high, choices)
+        if parameter.parse(str(default)) != default or type(default) is not type_:
             raise ValueError(f"{default!r} is not {parameter.allowed}")
         return parameter
     except (SyntaxError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -166,6 +151,8 @@ class ThisPython(AsyncKernelManager):
 def execute(path: Path, typed: dict[str, object], *, limit: float) -> nbformat.NotebookNode:
     """Run all cells in the notebook's own folder, with progress by cell on stderr; return the executed copy."""
     at = [0]  # the cell that runs now
+    for name in ("DDCORE_DATA", "DDCORE_RESULTS", "XDG_CACHE_HOME"):  # of this folder, not of the notebook's
+        os.environ |= {name: os.path.abspath(os.environ[name])} if os.environ.get(name) else {}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         notebook = papermill.execute_notebook(

@@ -1,17 +1,20 @@
 """Records, the unit of evidence: `results/<experiment>/<key>/` with record.json and distilled.safetensors."""
 
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ddcore.companion.experiments import EXPERIMENTS, configure, resolve
 from ddcore.datasets import cache_folder
@@ -22,22 +25,63 @@ PROJECT = Path(__file__).parents[2]
 COPIES = {"cifar10": "cifar10-jpeg"}  # another copy of the same data, used where the original cannot be had
 
 
-FIELDS = ("experiment", "scale", "key", "config", "overrides", "metrics", "environment", "data", "algorithm_version")
+class Metric(TypedDict):
+    """What `metric` returns, of one number for each network or of one for each of its classes."""
+
+    mean: float | list[float]
+    std: float | list[float] | None
+    n: int
+    values: list[float] | list[list[float]]
 
 
-@dataclass(frozen=True)
-class Record:
-    """One run of one configuration, as read from `folder`."""
+class Environment(TypedDict):
+    """What `environment` returns, and when the run started and how long it took."""
+
+    python: str
+    torch: str
+    device: str
+    threads: int
+    world_size: int
+    compiled: bool
+    commit: str | None
+    dirty: bool
+    started: str
+    seconds: float
+
+
+class Data(TypedDict):
+    name: str
+    sha256: str
+
+
+class Record(BaseModel):
+    """One run of one configuration: what record.json in `folder` says."""
+
+    model_config = ConfigDict(frozen=True)
 
     folder: Path
-    content: dict[str, Any]
+    experiment: str
+    scale: str
+    key: str
+    config: dict[str, Any]
+    overrides: dict[str, Any]
+    metrics: dict[str, Metric]
+    environment: Environment
+    data: Data
+    distillation: dict[str, Any] = {}
+    algorithm_version: int
 
-    def __getattr__(self, name: str) -> Any:
-        """experiment, scale, key, config, overrides, metrics, environment, data, distillation, algorithm_version."""
-        try:
-            return self.content[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    @field_validator("metrics")
+    @classmethod
+    def _tested(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        if "test_accuracy" not in metrics:
+            raise ValueError("test_accuracy is missing")
+        return metrics
+
+    @property
+    def accuracy(self) -> str:
+        """The mean test accuracy in percent, rounded down as in the ledger."""
+        return f"{math.floor(round(1e4 * self.metrics['test_accuracy']['mean'], 6)) / 100:.2f}"
 
     @cached_property
     def distilled(self) -> DistilledData:
@@ -61,14 +105,14 @@ def root_for(experiment: str, scale: str, dataset: str, overrides: dict[str, Any
 
 def read(folder: Path) -> Record:
     """The record in a folder; InputError where there is none or it is damaged."""
+    file = folder / "record.json"
     try:
-        content = json.loads((folder / "record.json").read_text("utf-8"))
-        sum(content["metrics"]["test_accuracy"]["values"], content["metrics"]["test_accuracy"]["mean"])
-        if missing := [name for name in FIELDS if name not in content]:
-            raise ValueError(f"{missing[0]} is missing")
-        return Record(folder, content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / 'record.json'} is not a record: {error!r}") from error
+        return Record(**json.loads(file.read_text("utf-8")), folder=folder)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'][:4]))}: {e['msg']}" for e in error.errors()[:3])
+    except (OSError, ValueError, TypeError) as error:
+        wrong = repr(error)
+    raise InputError(f"{file} is not a record: {wrong}")
 
 
 def at(experiment: str, key: str) -> Record | None:
@@ -79,10 +123,9 @@ def at(experiment: str, key: str) -> Record | None:
 
 def find(experiment: str) -> Record | None:
     """The record of an experiment as defined, of the paper's dataset or else of another copy of it."""
-    dataset = configure(experiment).dataset
-    copies = filter(None, (dataset, COPIES.get(dataset)))
-    found = (at(experiment, configure(experiment, overrides={"dataset": copy}).key) for copy in copies)
-    return next(filter(None, found), None)
+    config = configure(experiment)
+    copies = (config.model_copy(update={"dataset": d}) for d in (config.dataset, COPIES.get(config.dataset)) if d)
+    return next(filter(None, (at(experiment, copy.key) for copy in copies)), None)
 
 
 def everywhere() -> list[Record]:
@@ -102,9 +145,11 @@ def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record
         if folder.exists():
             folder.replace(old)
         part.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for path in (part, old):
+            shutil.rmtree(path, ignore_errors=True)
     return read(folder)
 
 
@@ -130,12 +175,9 @@ def environment(device: str, compiled: bool, world_size: int) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model} CPU, {os.cpu_count()} cores"
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)", info.read_text() if info.exists() else "", re.MULTILINE)
+    return f"{found[1] if found else platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _git(*args: str) -> str | None:

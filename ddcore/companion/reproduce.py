@@ -4,8 +4,8 @@ import signal
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from ddcore.companion import inits, records
 from ddcore.companion.cost import cost
@@ -15,8 +15,7 @@ from ddcore.datasets import is_available
 from ddcore.errors import InputError, MachineError
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """An experiment without a record, with the copy of its data that is here (where none is, what is `absent`)."""
 
     name: str
@@ -28,7 +27,7 @@ class Missing:
 
 def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
     """What is to be done, in order; `shard` (k, n) takes every n-th experiment, from the k-th."""
-    ratios = [record.environment["seconds"] / cost(Config(**record.config)) for record in records.everywhere()]
+    ratios = [record.environment["seconds"] / cost(EXPERIMENTS[record.experiment]) for record in records.everywhere()]
     ratio, found = statistics.median(ratios) if ratios else 1.0, []
     seen = set()
     here = cache(lambda name: next(filter(is_available, filter(None, (name, records.COPIES.get(name)))), None))
@@ -87,8 +86,7 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
                 failed = True
                 print(f"{m.name}: failed, {error}", flush=True)
                 continue
-            accuracy = 100 * record.metrics["test_accuracy"]["mean"]
-            print(f"{m.name}: {accuracy:.2f} % in {time.monotonic() - began:,.0f} s, {record.folder}", flush=True)
+            print(f"{m.name}: {record.accuracy} % in {time.monotonic() - began:,.0f} s, {record.folder}", flush=True)
     except OutOfTime:
         print("the budget is spent; the same command goes on from here", file=sys.stderr)
     finally:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 from torch import Tensor
 
 from ddcore.companion import baseline, inits, records
@@ -37,8 +36,9 @@ TOLERANCE = 0.001
 def run(
     name: str, scale: str = "paper", overrides: dict[str, str] | None = None, *,
     device: str = "cpu", compile: str = "auto", force: bool = False, checkpoints: Path | None = None,
-) -> Record:  # fmt: skip
-    """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left."""
+) -> Record | None:  # fmt: skip
+    """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left. Under
+    torchrun the first process returns what was computed now, the others None."""
     config, experiment = configure(name, scale, overrides), resolve(name)
     said = {n: parse(n, text) for n, text in (overrides or {}).items() if n != "dataset"}
     own_images = config.dataset.startswith("folder:")  # which may have changed since a record was made
@@ -56,7 +56,7 @@ def run(
         return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
 
 
-def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record:
+def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record | None:
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     compiled = compile == "on" or (compile == "auto" and gradients(config) >= COMPILE_FROM)
     left = {
@@ -177,15 +177,14 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     """
     keep_freed_memory()
     try:
-        config = Config(**record.config)
-    except ValidationError:
-        return False, f"{record.experiment} FAIL (the record's configuration is not one)"
+        config, how = Config(**record.config), record.distillation
+        stored = record.distilled if config.images != "all" else None
+    except ValueError as error:  # pydantic's and InputError
+        return False, f"{record.experiment} FAIL ({' '.join(str(error).split())})"
     data, network = inits.prepare(config, download=False)
     pretrained = config.pretrained_on or config.images == "all"
     there = inits.COMMITTED[config.network] if pretrained else config.nets
     total = 1 if config.fixed else min(nets or there, config.nets)
-    stored = record.distilled if config.images != "all" else None
-    how = record.content.get("distillation", {})
     trained = how.get("pool", {}).get("training")
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
@@ -215,7 +214,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     said = _said(faults)
     stated = torch.tensor(record.metrics["test_accuracy"]["values"][:total], dtype=torch.float64).mean().item()
     ours = now["test_accuracy"]["mean"]
-    numbers = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {total}"
+    numbers = f"record {100 * stated:.2f} %, now {100 * ours:.2f} %, n = {now['test_accuracy']['n']}"
     return not said, f"{record.experiment} {'FAIL' if said else 'PASS'} ({numbers}{'; ' if said else ''}{said})"
 
 
