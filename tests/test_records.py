@@ -269,7 +269,7 @@ FAKE = [0.99]
         lambda c: c["config"].update(steps=0),
         lambda c: c.update(key="0123456789ab"),
     ],
-    ids="accuracy, mean, values, accuracy before, no values, std, n, invented, data, seed, config, no config, key".split(", "),
+    ids="accuracy, mean, values, before, no values, std, n, invented, data, seed, config, no config, key".split(", "),
 )
 def test_verify_fails_a_tampered_record(edit, how):
     edit(how)
