@@ -234,6 +234,7 @@ def test_committed_notebooks_are_normalised(path):
     assert notebooks.parameters(path) is not None
     cells = nbformat.reads(text, as_version=4).cells
     assert all(cell.outputs or cell.execution_count for cell in cells if cell.cell_type == "code"), "not executed"
+    assert "FAIL (record " not in text, "a record that is not verified"
 
 
 # The slider
