@@ -93,7 +93,7 @@ class DistilledData:
             (S, n), lrs = tensors["images"].shape[:2], tensors["lrs"]
             if labels.shape != (S, n) or lrs.dim() != 2 or lrs.shape[1] != S:
                 raise ValueError("its images, labels and rates do not belong together")
-            if not 0 <= labels.min() <= labels.max() < len(meta["classes"]):
+            if labels.min() < 0 or ("classes" in meta and labels.max() >= len(meta["classes"])):
                 raise ValueError("it has labels without a class")
             return DistilledData(tensors["images"].float(), labels, tensors["lrs"], soft, init or None, meta)
         except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
