@@ -95,7 +95,7 @@ class DistilledData:
                 raise ValueError("its images, labels and rates do not belong together")
             if labels.min() < 0 or ("classes" in meta and labels.max() >= len(meta["classes"])):
                 raise ValueError("it has labels without a class")
-            return DistilledData(tensors["images"].float(), labels, tensors["lrs"], soft, init or None, meta)
+            return DistilledData(tensors["images"].float(), labels, lrs, soft, init or None, meta)
         except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a file of distilled data: {error}") from error
 

@@ -19,7 +19,7 @@ mean minus the paper's in percentage points and noise twice the standard error o
 
 import re
 from collections.abc import Callable
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from functools import cache
 from itertools import product
 from math import hypot, sqrt
@@ -283,9 +283,8 @@ def shown(ours: Measured, claim: Claim) -> str:
     if claim.metric.startswith("lrs"):
         return f"{ours.mean:.6f}"
     towards = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING}.get(claim.rule, ROUND_HALF_EVEN)
-    mean, std = (x if x is None else Decimal(repr(x)) for x in ours[:2])
-    return str(mean.quantize(Decimal("0.01"), towards)) + (
-        "" if std is None else f" ± {std.quantize(Decimal('0.01'), ROUND_CEILING)}")  # fmt: skip
+    spread = "" if ours.std is None else f" ± {records.rounded(ours.std, ROUND_CEILING)}"
+    return records.rounded(ours.mean, towards) + spread
 
 
 def table(judge: Judge) -> pd.DataFrame:

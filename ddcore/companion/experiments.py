@@ -96,7 +96,7 @@ READER = {  # what -p may name, with how its text becomes a value
     "batch": int, "iterations": int, "seed": int, "nets": int, "soft_labels": bool, "faithful": bool, "source": str,
     "attacked": int, "target": int, "pool": int,
 }  # fmt: skip
-FOR_NEIGHBOURS = {"dataset", "steps", "per_class", "seed", "nets"}
+FOR_NEIGHBOURS = {"dataset", "steps", "per_class", "seed", "nets"}  # what means something where nothing is trained
 
 
 def _table() -> tuple[dict[str, Config], dict[str, str]]:
@@ -255,10 +255,10 @@ def parse(name: str, text: str) -> Any:
         )
     if name in ("dataset", "source"):
         return absolute(text)
-    return typed(name, text, READER[name], KINDS[READER[name]])
+    return convert(name, text, READER[name], KINDS[READER[name]])
 
 
-def typed(name: str, text: str, kind: type, allowed: str) -> Any:
+def convert(name: str, text: str, kind: type, allowed: str) -> Any:
     """What a reader wrote as a value of `kind`; InputError where it is none."""
     try:
         return {"true": True, "false": False}[text.strip().lower()] if kind is bool else kind(text)

@@ -27,7 +27,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from ddcore.companion.experiments import KINDS, typed
+from ddcore.companion.experiments import KINDS, convert
 from ddcore.datasets import absolute
 from ddcore.errors import InputError, MachineError, did_you_mean
 
@@ -60,7 +60,7 @@ class Parameter:
             if text in by_text:
                 return by_text[text]
             raise InputError(f"{self.name}={text}: {self.allowed} is allowed{did_you_mean(text, by_text)}")
-        value = typed(self.name, text, self.type, self.allowed)
+        value = convert(self.name, text, self.type, self.allowed)
         if self.type in (int, float) and not (self.low <= value <= self.high and abs(value) < math.inf):
             raise InputError(f"{self.name}={text}: {self.allowed} is allowed")
         return value
@@ -139,20 +139,21 @@ def run(name: str, overrides: dict[str, str], out: Path | None = None, *, limit:
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts the kernel with the running interpreter, whatever kernels are registered on the machine."""
+    """Starts the kernel with the running interpreter, whatever kernels are registered on the machine. Folders that the
+    environment names are those of whoever asks, although the kernel runs in the notebook's."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
         command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher"]
         command += ["-f", "{connection_file}", "--log-level=CRITICAL"]
-        return KernelSpec(argv=command, display_name="Python 3", language="python")
+        named = {n: os.environ[n] for n in ("DDCORE_DATA", "DDCORE_RESULTS", "XDG_CACHE_HOME") if os.environ.get(n)}
+        folders = {n: os.path.abspath(folder) for n, folder in named.items()}
+        return KernelSpec(argv=command, display_name="Python 3", language="python", env=folders)
 
 
 def execute(path: Path, typed: dict[str, object], *, limit: float) -> nbformat.NotebookNode:
     """Run all cells in the notebook's own folder, with progress by cell on stderr; return the executed copy."""
     at = [0]  # the cell that runs now
-    for name in ("DDCORE_DATA", "DDCORE_RESULTS", "XDG_CACHE_HOME"):  # of this folder, not of the notebook's
-        os.environ |= {name: os.path.abspath(os.environ[name])} if os.environ.get(name) else {}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         notebook = papermill.execute_notebook(

@@ -1,12 +1,12 @@
 """Records, the unit of evidence: `results/<experiment>/<key>/` with record.json and distilled.safetensors."""
 
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import subprocess
+from decimal import ROUND_FLOOR, Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Record(BaseModel):
     @property
     def accuracy(self) -> str:
         """The mean test accuracy in percent, rounded down as in the ledger."""
-        return f"{math.floor(round(1e4 * self.metrics['test_accuracy']['mean'], 6)) / 100:.2f}"
+        return rounded(100 * self.metrics["test_accuracy"]["mean"], ROUND_FLOOR)
 
     @cached_property
     def distilled(self) -> DistilledData:
@@ -162,6 +162,11 @@ def metric(values: Tensor) -> dict[str, Any]:
         "n": len(values),
         "values": values.round(decimals=6).tolist(),
     }
+
+
+def rounded(number: float, towards: str) -> str:
+    """A number to two decimals, rounded as one of decimal's modes says; float noise far below one image is not seen."""
+    return str(Decimal(repr(round(number, 9))).quantize(Decimal("0.01"), towards))
 
 
 def environment(device: str, compiled: bool, world_size: int) -> dict[str, Any]:
