@@ -11,6 +11,7 @@ book: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval --nbval-current-env $(NOTEBOOKS)
 

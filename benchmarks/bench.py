@@ -113,16 +113,16 @@ def differentiable_optimiser(network: Network, distilled: DistilledData, theta: 
 
 
 def ways(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> dict[str, Callable]:
-    steps = compiled_steps()
+    steps, given = compiled_steps(), (network, distilled, theta, batch)
     found = {
-        "textbook loop": lambda: textbook(network, distilled, theta, batch),
-        "higher": lambda: differentiable_optimiser(network, distilled, theta, batch),
-        "autograd": lambda: meta_gradient(network, distilled, theta, batch, estimator="autograd")[1].images,
-        "back-gradient": lambda: meta_gradient(network, distilled, theta, batch)[1].images,
-        "back-gradient, compiled": lambda: meta_gradient(network, distilled, theta, batch, steps=steps)[1].images,
+        "textbook loop": lambda: textbook(*given),
+        "higher": lambda: differentiable_optimiser(*given),
+        "autograd": lambda: meta_gradient(*given, estimator="autograd")[1].images,
+        "back-gradient": lambda: meta_gradient(*given)[1].images,
+        "back-gradient, compiled": lambda: meta_gradient(*given, step_functions=steps)[1].images,
     }
     if DEVICE == "cuda":
-        captured = CapturedMetaGradient(network, steps=steps)
+        captured = CapturedMetaGradient(network, step_functions=steps)
 
         def replayed() -> torch.Tensor:
             images = captured(distilled, theta, batch)[1].images
@@ -238,7 +238,7 @@ def faithful() -> dict:
 def one_faithful_step(config: dict) -> float:
     """Seconds of an outer step with the paper's settings: one LeNet, 1,024 real images, here compiled."""
     given, compiled = build(LeNet(), 1, config["steps"], config["epochs"], 1024), compiled_steps()
-    rounds = [seconds(lambda: meta_gradient(LeNet(), *given, steps=compiled)) for _ in range(ROUNDS + 1)]
+    rounds = [seconds(lambda: meta_gradient(LeNet(), *given, step_functions=compiled)) for _ in range(ROUNDS + 1)]
     return statistics.median(rounds[1:])
 
 

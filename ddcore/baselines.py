@@ -82,7 +82,7 @@ def learned_rates(
         rng = generator(seed, "rates", k)
         theta = torch.stack([p(rng) for _ in range(samples)]).to(raw.device)
         tried = class_major(data, source(rng), F.softplus(raw), labelled)
-        gradient = meta_gradient(network, tried, theta, data.batch(batch, rng), steps=step_functions)[1].lrs
+        gradient = meta_gradient(network, tried, theta, data.batch(batch, rng), step_functions=step_functions)[1].lrs
         raw.grad = gradient * (0.1 / gradient.norm()).clamp(max=1) * torch.sigmoid(raw)
         adam.param_groups[0]["lr"] = 0.05 * (1 - k / iterations)
         adam.step()

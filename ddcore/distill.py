@@ -127,7 +127,7 @@ def distill(
     saved = -math.inf
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
     quiet = not progress or rank > 0
-    gradient_of = partial(meta_gradient, network, objective=objective, steps=step_functions)
+    gradient_of = partial(meta_gradient, network, objective=objective, step_functions=step_functions)
     if device.type == "cuda":
         gradient_of = CapturedMetaGradient(network, objective, step_functions)
     samples = _samples(p, recipe, seed, state.k, ahead=device.type == "cuda")

@@ -126,7 +126,7 @@ def train_in_float64(network: Network, distilled: DistilledData, theta: Tensor, 
 
 def meta_gradient(
     network, distilled: DistilledData, weights: Tensor | Weights, batch: tuple[Tensor, Tensor], *,
-    objective: Objective = cross_entropy, estimator: str = "back-gradient", steps: Steps = EAGER,
+    objective: Objective = cross_entropy, estimator: str = "back-gradient", step_functions: Steps = EAGER,
 ) -> tuple[Tensor, DistilledData]:  # fmt: skip
     """Losses [N] of the networks trained on `distilled`, and the gradient of their mean (eq. 3 and 4).
 
@@ -142,12 +142,13 @@ def meta_gradient(
         raise ValueError(f"estimator {estimator!r}: 'back-gradient' or 'autograd'")
     order, targets = distilled.order(), distilled.targets()
     trajectory = theta.new_empty(len(order), *theta.shape)
-    theta = train(network, distilled, theta, steps.forward, keep=trajectory)
+    theta = train(network, distilled, theta, step_functions.forward, keep=trajectory)
     v, losses = real_gradient(network, theta, *batch, objective)
 
     images, labels, lrs = (torch.zeros_like(t) for t in (distilled.images, targets, distilled.lrs))
     for t, (e, s) in reversed(list(enumerate(order))):
-        v, dx, dt, dlr = steps.reverse(network, trajectory[t], v, distilled.images[s], targets[s], distilled.lrs[e, s])
+        now = distilled.images[s], targets[s], distilled.lrs[e, s]
+        v, dx, dt, dlr = step_functions.reverse(network, trajectory[t], v, *now)
         images[s] += dx
         labels[s] += dt
         lrs[e, s] = dlr
@@ -163,8 +164,8 @@ class CapturedMetaGradient:
     recording fails, a line says so and `meta_gradient` is called as it is.
     """
 
-    def __init__(self, network: Network, objective: Objective = cross_entropy, steps: Steps = EAGER):
-        self.plain = partial(meta_gradient, network, objective=objective, steps=steps)
+    def __init__(self, network: Network, objective: Objective = cross_entropy, step_functions: Steps = EAGER):
+        self.plain = partial(meta_gradient, network, objective=objective, step_functions=step_functions)
         self.kind, self.replay = None, None
 
     def __call__(self, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]):

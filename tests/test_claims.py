@@ -235,15 +235,9 @@ def test_a_statement_over_several_experiments():
     assert judge(full | {"a1": low, "a2": low}, claim).verdict(claim) == "not reproduced"
     assert judge(full | {"a2": None}, claim).verdict(claim) == "partly"  # not complete: never reproduced
     middle = statement(compare=[{"a": "a", "b": "b+c"}])
-    three = {
-        name: record({"test_accuracy": metric(mean, 1)})
-        for name, mean in zip("abc", (75, 60, 80), strict=True)
-    }
+    three = {name: record({"test_accuracy": metric(mean, 1)}) for name, mean in zip("abc", (75, 60, 80), strict=True)}
     assert judge(three, middle).verdict(middle) == "reproduced"
-    assert (
-        judge(three | {"a": record({"test_accuracy": metric(65, 1)})}, middle).verdict(middle)
-        == "not reproduced"
-    )
+    assert judge(three | {"a": record({"test_accuracy": metric(65, 1)})}, middle).verdict(middle) == "not reproduced"
 
 
 def test_differences_are_taken_network_by_network():
@@ -279,9 +273,7 @@ def test_setup_is_equal_or_not():
 def test_the_paper_against_itself():
     """Records that hold the printed numbers: what the paper says of them follows, as far as it does."""
     paper = {}
-    for c in sorted(
-        CELLS, key=lambda c: c.id.startswith(("fig1", "intro"))
-    ):  # exact numbers before rounded ones
+    for c in sorted(CELLS, key=lambda c: c.id.startswith(("fig1", "intro"))):  # exact numbers before rounded ones
         if c.value is not None:
             metrics = paper.setdefault(c.experiment, record({})).metrics
             metrics.setdefault(c.metric, metric(c.value, c.std))
@@ -327,10 +319,7 @@ def test_nothing_is_rounded_in_our_favour(fields, ours, text):
     claim = cell(**fields)
     found = judge({"e": record({"test_accuracy": metric(*ours)})}, claim)
     assert found.row(claim)["ours"] == text
-    assert (
-        claims.shown(claims.Measured(1.001), claim.model_copy(update={"kind": "std", "rule": "at most"}))
-        == "1.01"
-    )
+    assert claims.shown(claims.Measured(1.001), claim.model_copy(update={"kind": "std", "rule": "at most"})) == "1.01"
 
 
 def test_every_accuracy_in_ten_thousand_survives_the_way_to_percent():
@@ -375,9 +364,7 @@ def test_table_counts_headlines_markdown():
 
 
 def test_metrics_by_class():
-    before, after = (
-        {"mean": [m / 10 for m in range(10)], "std": [0.01] * 10, "n": 200, "values": []} for _ in "ab"
-    )
+    before, after = ({"mean": [m / 10 for m in range(10)], "std": [0.01] * 10, "n": 200, "values": []} for _ in "ab")
     found = judge({"table3-mnist-10": record({"class_accuracy": after, "class_accuracy_before": before})})
     assert found.measure("table3-mnist-10", "class_accuracy.7") == (70.0, 1.0, 200, ())
     assert found.row(LEDGER["fig6a.7.after"])["ours"] == "70.00 ± 1.00"

@@ -134,7 +134,7 @@ def test_run_writes_an_executed_copy_with_the_values(folder):
     before = source.read_bytes()
     out = notebooks.run("a", {"steps": "9", "rate": "1e-3", "faithful": "true", "label": 'it"s'})
     assert out == Path("a-notebook.executed.ipynb") and os.listdir() == [out.name]
-    assert printed(out) == "10 0.001 True digits it\"s\n"
+    assert printed(out) == '10 0.001 True digits it"s\n'
     assert source.read_bytes() == before and os.listdir(folder) == [source.name]
     assert str(folder) not in out.read_text() and "input_path" not in out.read_text()
 
@@ -251,7 +251,7 @@ def test_frames_links_a_slider_to_pictures_with_alternative_texts():
     slider, stack = box.children
     assert (slider.min, slider.max, stack.selected_index, len(stack.children)) == (0, 2, 0, 3)
     page = stack.children[1].value
-    assert 'alt="at &quot;1&quot;"' in page and "after &lt;1&gt;" in page and "src=\"data:image/png;base64," in page
+    assert 'alt="at &quot;1&quot;"' in page and "after &lt;1&gt;" in page and 'src="data:image/png;base64,' in page
     assert plt.get_fignums() == []
     with pytest.raises(ValueError, match="alternative text"):
         widgets.frames("step", [("caption", " ", draw(1))])

@@ -207,8 +207,8 @@ def test_compiled_steps_agree_with_eager_ones(case):
     steps = compiled_steps()
     if steps is EAGER:
         pytest.skip("no C++ compiler")
-    distilled, theta, batch = build(case)
-    expected, found = (meta_gradient(case.network, distilled, theta, batch, steps=s)[1] for s in (EAGER, steps))
+    given = case.network, *build(case)
+    expected, found = (meta_gradient(*given, step_functions=way)[1] for way in (EAGER, steps))
     for name, g in parts(found).items():
         assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-9, name
 

@@ -184,10 +184,12 @@ def execute(path: Path, typed: dict[str, object], *, limit: float) -> nbformat.N
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The committed form, in place: no times, widget state, machine paths or stderr; ids from the source."""
-    notebook.metadata = nbformat.from_dict({
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    })
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     seen: dict[str, int] = {}
     count = 0
