@@ -142,11 +142,11 @@ def stage(names: list[str]) -> None:
 
 
 def claims_table() -> str:
-    """How many claims have each verdict, and the claims that have one, as Markdown tables."""
+    """How many claims have each verdict, the claims, and where the paper and its code disagree, as Markdown tables."""
     table = claims.table(claims.Judge())
     counts = claims.counts(table).reset_index()
-    decided = table.loc[table.verdict != "not run", ["place", "paper", "ours", "verdict", "beside"]]
-    return f"{claims.markdown(counts)}\n\n{claims.markdown(decided)}\n"
+    tables = [counts, table[["id", "place", "paper", "ours", "verdict", "beside"]], claims.discrepancies()]
+    return "\n\n".join(map(claims.markdown, tables)) + "\n"
 
 
 def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:

@@ -13,7 +13,7 @@ from ddcore.distill import Recipe, distill
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
 from ddcore.evaluate import evaluate
-from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, Network, Weights, as_network, generator
+from ddcore.networks import INIT_LAWS, NETWORKS, AlexCifarNet, LeNet, Network, Weights, as_network, generator
 from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train_in_float64
 
 __all__ = [
@@ -44,23 +44,27 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
 
 
 def network_of(distilled: DistilledData) -> Network:
-    """The architecture that the data was distilled for."""
+    """The architecture that the data was distilled for; InputError where it is not one of the package's."""
     images, meta = distilled.images, distilled.meta
     if "architecture" not in meta:
         raise InputError("the distilled data does not say which architecture it was distilled for")
+    if meta["architecture"] not in NETWORKS:
+        raise InputError(f"the distilled data is for a network of your own, {meta['architecture']}: give it as network")
     return as_network(meta["architecture"], images.shape[2], images.shape[3], len(meta["classes"]))
 
 
 def train_on(
-    distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1, generator: torch.Generator | None = None
-) -> Weights:
+    distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1,
+    generator: torch.Generator | None = None, network=None,
+) -> Weights:  # fmt: skip
     """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}. In float64, as
     for the records.
 
-    weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init, else `nets`
-    networks drawn by `generator` (PyTorch's own without one) from the init law that the data was distilled for.
+    weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init (one network,
+    whatever `nets` is), else `nets` networks drawn by `generator` (PyTorch's own without one) from the init law that
+    the data was distilled for. network: the `nn.Module` that it was distilled for, where that is one of your own.
     """
-    network = network_of(distilled)
+    network = network_of(distilled) if network is None else as_network(network)
     if weights is not None:
         theta = network.flatten(weights)
     elif distilled.init is not None:

@@ -1,5 +1,5 @@
-"""What distilled images are held against (sections 4.1 and 4.2): as many real images, averages or centres of real
-images, trained on in the same steps, and a nearest-neighbour classifier on them.
+"""What distilled images are held against (section 4.2, and more of ours): as many real images, averages or centres of
+real images, trained on in the same steps, and a nearest-neighbour classifier on them.
 
 Every source gives S batches of n images, class-major as in distilled data: images [S, K*per_class, C, H, W].
 """
@@ -75,7 +75,7 @@ def learned_rates(
     """Rates [E, S] learned for images that are not: eq. (4) over the raw rates alone (rate = softplus(raw)), with fresh
     images of the source, networks of p and real batches at each outer step. Adam at 0.05, falling to zero; gradients
     are clipped to a norm of 0.1. labelled: as in `class_major`."""
-    network = as_network(network)
+    network = as_network(network, *data.shape, len(data.classes))
     raw = torch.full((epochs, len(source(generator(seed)))), 0.02, device=data.train[0].device).expm1().log()
     adam = torch.optim.Adam([raw], lr=0.05, betas=(0.5, 0.999))
     for k in range(iterations):

@@ -126,12 +126,19 @@ def load(name: str, *, download: bool = True) -> Dataset:
     """
     if name in TORCHVISION:
         _fetch(name, download)
-    read = _load.__wrapped__ if name.startswith("folder:") else _load  # a folder's images may change meanwhile
-    return read(absolute(name), data_root())
+    name = absolute(name)
+    return _load(name, data_root(), _stamps(Path(name.removeprefix("folder:"))) if "folder:" in name else ())
+
+
+def _stamps(folder: Path) -> tuple:
+    """What changes when a file in a folder does."""
+    walk = os.walk(folder, followlinks=True) if os.path.isdir(folder) else ()
+    files = (Path(here, name) for here, _, names in walk for name in names)
+    return tuple(sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()))
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, root: Path) -> Dataset:
+def _load(name: str, root: Path, stamps: tuple) -> Dataset:
     if name == "digits":
         arrays, stats, classes, sha256 = _digits()
     elif name in TORCHVISION:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, class_major
-from ddcore.errors import MachineError
+from ddcore.errors import MachineError, whole
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
 from ddcore.unroll import EAGER, CapturedMetaGradient, Objective, Steps, cross_entropy, meta_gradient, train
@@ -49,9 +49,9 @@ class Recipe:
     - every network has a real batch of its own, of `batch` images drawn independently, instead of one common batch of
       1,024 images;
     - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the rates by the same
-      factor);
-    - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they warm up over 20 outer
-      steps and then fall to zero along a line, instead of being halved every tenth of the run;
+      factor, soft labels not at all);
+    - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they fall to zero along a
+      line, with 20 outer steps of warm-up, instead of being halved every tenth of the run;
     - the images that were best on the validation split are returned, instead of the last ones (with `average`, a
       running mean of images and rates is compared too); a loss that is not finite is answered by going back to them
       with half the step size;
@@ -111,10 +111,11 @@ def distill(
     computed. A loss that stays infinite however small the step ends the run early; MachineError where there are no
     good images to return by then (without checks: at once).
     """
-    network = as_network(network)
+    network = as_network(network, *data.shape, len(data.classes))
     device, (rank, _) = data.train[0].device, process()
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
+    checkpoint = checkpoint and Path(checkpoint)
     start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
     start.meta.update(architecture=network.name, objective=getattr(objective, "__name__", "objective"))
     state = OuterState(start, recipe)
@@ -146,11 +147,13 @@ def distill(
                         state.remember(accuracy, learned)
                 state.history.append({**look, "seconds": time.monotonic() - started})
                 bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * look['accuracy']:.2f}%")
-            if diverged and not (every and state.go_back()):
+            if diverged and not (every and state.go_back() and state.k < recipe.iterations):
+                rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
+                where = f"at outer step {state.k}{' however small the step' if every else ''}; rates {rates}"
                 if state.best_step == 0:
-                    rates = ", ".join(f"{r:.3g}" for r in state.distilled().lrs.flatten()[:5].tolist())
-                    where = f"at outer step {state.k}{' however small the step' if every else ''}; rates {rates}"
                     raise MachineError(f"distillation diverged {where}")
+                if rank == 0:
+                    print(f"diverged {where}; the images of outer step {state.best_step} are kept", file=sys.stderr)
                 break
             bar.update()
             if checkpoint and rank == 0 and time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -314,15 +317,10 @@ class OuterState:
     def save(self, path: Path, identity: str, seconds: float) -> None:
         """Write the checkpoint atomically: temporary file, fsync, rename."""
         header = {"identity": identity, "state": json.dumps({**self._numbers(), "seconds": seconds})}
-        part = path.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                file.write(save({n: t.cpu().contiguous() for n, t in self._stored().items()}, header))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as part, part.open("wb") as file:
+            file.write(save({n: t.cpu().contiguous() for n, t in self._stored().items()}, header))
+            file.flush()
+            os.fsync(file.fileno())
 
     def load(self, path: Path, identity: str) -> float:
         """Go on from a checkpoint where there is a whole one of this configuration; returns the seconds spent on it."""

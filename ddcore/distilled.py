@@ -7,6 +7,7 @@ float32 [S, n, K]; `lrs` float32 [E, S]; for a fixed init `init.<parameter>`. Th
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcore.datasets import Dataset
-from ddcore.errors import InputError, MachineError
+from ddcore.errors import InputError, whole
 
 FORMAT = 1
 
@@ -40,8 +41,7 @@ class DistilledData:
 
     def order(self) -> list[tuple[int, int]]:
         """The (epoch, step) of each of the T = E*S gradient steps, in the order they are taken."""
-        epochs, steps = self.lrs.shape
-        return [(e, s) for e in range(epochs) for s in range(steps)]
+        return list(product(*map(range, self.lrs.shape)))
 
     def learned(self) -> list[Tensor]:
         """What distillation changes: the images, the rates and, where there are any, the soft labels."""
@@ -69,15 +69,9 @@ class DistilledData:
         tensors = {"images": self.images, "lrs": self.lrs}
         tensors |= {"labels": self.labels} if self.soft_labels is None else {"soft_labels": self.soft_labels}
         tensors |= {f"init.{k}": v for k, v in (self.init or {}).items()}
-        part = Path(f"{path}.part")
         header = {"ddcore": json.dumps({"format": FORMAT, **self.meta}, sort_keys=True)}
-        try:
+        with whole(Path(path)) as part:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, header)
-            part.replace(path)
-        except SafetensorError as error:  # what safetensors makes of a full disk
-            raise MachineError(f"cannot write {path}: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> "DistilledData":
@@ -88,14 +82,20 @@ class DistilledData:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}
             if meta.pop("format") != FORMAT:
                 raise ValueError(f"another format version than {FORMAT}")
-            soft, init = tensors.get("soft_labels"), {k[5:]: v for k, v in tensors.items() if k.startswith("init.")}
-            labels = soft.argmax(-1) if soft is not None else tensors["labels"]
-            (S, n), lrs = tensors["images"].shape[:2], tensors["lrs"]
-            if labels.shape != (S, n) or lrs.dim() != 2 or lrs.shape[1] != S:
+            init = {k.removeprefix("init."): tensors.pop(k) for k in list(tensors) if k.startswith("init.")}
+            images, lrs = tensors["images"].float(), tensors["lrs"].float()
+            soft = tensors["soft_labels"].float() if "soft_labels" in tensors else None
+            labels = tensors["labels"] if soft is None else soft.argmax(-1)
+            (S, n, *_), classes = images.shape, len(meta["classes"])
+            if images.dim() != 5 or 0 in images.shape or labels.shape != (S, n) or lrs.dim() != 2 or lrs.shape[1] != S:
                 raise ValueError("its images, labels and rates do not belong together")
-            if labels.min() < 0 or ("classes" in meta and labels.max() >= len(meta["classes"])):
+            if not all(t.isfinite().all() for t in (images, lrs, *([] if soft is None else [soft]))):
+                raise ValueError("it has numbers that are not finite")
+            if labels.dtype != torch.int64 or not 0 <= labels.min() <= labels.max() < classes:
                 raise ValueError("it has labels without a class")
-            return DistilledData(tensors["images"].float(), labels, lrs, soft, init or None, meta)
+            if soft is not None and soft.shape[-1] != classes:
+                raise ValueError(f"it has soft labels of {soft.shape[-1]} classes and names {classes}")
+            return DistilledData(images, labels, lrs, soft, init or None, meta)
         except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a file of distilled data: {error}") from error
 

@@ -1,7 +1,12 @@
-"""What goes wrong, in the two kinds that the commands tell apart."""
+"""What goes wrong, in the two kinds that the commands tell apart, and files that are there whole or not at all."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 class InputError(ValueError):
@@ -13,6 +18,20 @@ class InputError(ValueError):
 
 class MachineError(RuntimeError):
     """The machine could not do what was asked for (no disk, a worker that died): exit status 1."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file `path` in one move when it is complete: a reader sees the old file or the
+    new one, never a part. MachineError where safetensors cannot write."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise MachineError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -17,13 +17,13 @@ def predict(network: Network, theta: Tensor, images: Tensor) -> Tensor:
 
 def evaluate(network, weights: Tensor | Weights, images: Tensor, labels: Tensor) -> Tensor:
     """Accuracy [N], in [0, 1], of N networks on images [B, C, H, W] with labels int64 [B]."""
-    network = as_network(network)
+    network = as_network(network, images.shape[-3], images.shape[-1])
     return (predict(network, network.flatten(weights), images) == labels).double().mean(1)
 
 
 def confusion(network: Network, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """Of each network, how many test images of class k it takes for class c: int64 [N, k, c]."""
-    k = network.classes
+    k = network(theta[:1], images[:1]).shape[-1]
     cells = labels * k + predict(network, theta, images)  # [N, B]
     return torch.stack([row.bincount(minlength=k * k) for row in cells]).view(len(theta), k, k)
 

@@ -23,7 +23,8 @@ def pretrain(
     so it does not depend on which others it is trained beside. Adam with a rate that rises along a line for the first
     tenth of the run and then falls to zero along another.
     """
-    network, batch = as_network(network), min(batch, len(data.train[1]))
+    network = as_network(network, *data.shape, len(data.classes))
+    batch = min(batch, len(data.train[1]))
     device, per_epoch = data.train[0].device, len(data.train[1]) // batch
     draws = [generator(seed, stream, j) for j in which]
     theta = torch.stack([p(rng) for rng in draws]).to(device)

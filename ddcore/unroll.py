@@ -134,7 +134,7 @@ def meta_gradient(
     shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and,
     where `distilled` has them, `soft_labels` hold the derivatives.
     """
-    network = as_network(network)
+    network = as_network(network, *distilled.images.shape[2:4], distilled.targets().shape[-1])
     theta = network.flatten(weights)
     if estimator == "autograd":
         return _autograd(network, distilled, theta, batch, objective)

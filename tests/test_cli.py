@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import TINY, tree
+from conftest import TINY, TINY_RANDOM, tree
 
 from ddcore.companion import cli, experiments, records, run
 from ddcore.companion import notebooks as book
@@ -74,15 +74,15 @@ def test_force_ignores_the_record_and_gives_the_same_numbers(ddcore, record, edi
 
 
 def test_parameters_change_the_configuration(ddcore, apart):
-    words = ["steps=2", "epochs=1", "per_class=2", "soft_labels=TRUE", "seed=3", "nets=2", "iterations=2", "batch=8"]
+    words = ["steps=3", "epochs=2", "per_class=2", "soft_labels=TRUE", "seed=3", "nets=2", "iterations=2", "batch=8"]
     words += ["samples=2", "init=he", "network=lenet", "dataset=digits", "faithful=false"]
     done = ddcore("run", "tiny-random", *(w for word in words for w in ("-p", word)))
     content = json.loads((apart / "results/tiny-random" / done.out[-1].split("/")[-1] / "record.json").read_text())
-    said = {"steps": 2, "epochs": 1, "per_class": 2, "soft_labels": True, "seed": 3, "nets": 2, "iterations": 2}
-    said |= {"batch": 8, "samples": 2, "init": "he", "network": "lenet", "faithful": False}
-    assert content["overrides"] == said and {n: content["config"][n] for n in said} == said
+    said = {"steps": 3, "epochs": 2, "per_class": 2, "soft_labels": True, "seed": 3, "nets": 2, "iterations": 2}
+    said |= {"batch": 8, "samples": 2, "init": "he"}
+    assert content["overrides"] == said and {n: content["config"][n] for n in said} == said  # the others change nothing
     distilled = DistilledData.load(records.Path(done.out[-1]) / "distilled.safetensors")
-    assert distilled.images.shape == (2, 20, 1, 28, 28) and distilled.soft_labels.shape == (2, 20, 10)
+    assert distilled.images.shape == (3, 20, 1, 28, 28) and distilled.soft_labels.shape == (3, 20, 10)
     assert content["metrics"]["test_accuracy"]["n"] == 2 and done.err[-1].endswith("(n = 2)")
 
 
@@ -91,6 +91,13 @@ def test_without_ddcore_results_a_changed_run_goes_to_the_cache(ddcore, apart, m
     folder = apart / "cache" / "ddcore" / "results" / "tiny-random"
     done = ddcore("run", "tiny-random", "-p", "iterations=2", "-p", "nets=1")
     assert done.out[-1].startswith(str(folder)) and not (apart / "project").exists()
+
+
+def test_a_parameter_at_its_default_changes_nothing(ddcore, apart, monkeypatch):
+    monkeypatch.delenv("DDCORE_RESULTS")
+    done = ddcore("run", "tiny-random", "-p", "epochs=1", "-p", "dataset=digits")
+    assert done.out[-1] == str(apart / "project" / "results" / "tiny-random" / TINY_RANDOM.key)
+    assert records.find("tiny-random").overrides == {}
 
 
 SMOKE = ("run", "fig2a", "--scale", "smoke")

@@ -97,8 +97,16 @@ def damaged(path, how):
     tensors = {"images": data.images, "labels": data.labels, "lrs": data.lrs}
     if how in ("no images", "no labels", "no lrs"):
         del tensors[how[3:]]
+    tensors |= {
+        "no steps": {"images": data.images[:0], "labels": data.labels[:0], "lrs": data.lrs[:, :0]},
+        "flat images": {"images": data.images.flatten(2)},
+        "nan": {"images": data.images * torch.nan},
+        "labels of another type": {"labels": data.labels.float()},
+        "another number of classes": {"soft_labels": torch.ones(S, n, K + 1)},
+    }.get(how, {})
     header = {"ddcore": json.dumps(META | {"format": 2 if how == "another version" else 1})}
-    header = {"another": header, "not JSON": {"ddcore": "{"}, "no format": {"ddcore": "{}"}}.get(how, header)
+    nameless = {"ddcore": json.dumps({"format": 1, "architecture": "lenet"})}
+    header = {"no classes": nameless, "not JSON": {"ddcore": "{"}, "no format": {"ddcore": "{}"}}.get(how, header)
     if how == "another":
         header = {"pt": "x"}
     save_file(tensors, path, header)
@@ -112,7 +120,8 @@ def damaged(path, how):
 @pytest.mark.parametrize(
     "how",
     ["empty", "cut", "half", "text", "a folder", "no images", "no labels", "no lrs"]
-    + ["another", "not JSON", "no format", "another version"],
+    + ["another", "not JSON", "no format", "another version", "no classes", "no steps", "flat images", "nan"]
+    + ["labels of another type", "another number of classes"],
 )
 def test_any_other_file_is_named(tmp_path, how):
     path = tmp_path / "d.safetensors"
@@ -168,3 +177,15 @@ def test_train_on_starts_from_the_stored_weights(record):
         assert torch.allclose(trained[name][0], t, atol=1e-5)
     with pytest.raises(InputError, match="no law named.*give weights"):
         ddcore.train_on(replace(data, init=None, meta={n: v for n, v in data.meta.items() if n != "init_law"}))
+
+
+def test_data_for_a_module_of_your_own_is_used_with_it(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, K))
+    path = tmp_path / "d.safetensors"
+    replace(example(), meta=META | {"architecture": "Sequential", "init_law": "xavier"}).save(path)
+    data = ddcore.load_distilled(path)
+    with pytest.raises(InputError, match="network of your own, Sequential: give it"):
+        ddcore.train_on(data)
+    weights = ddcore.train_on(data, network=module, nets=2)
+    assert weights["1.weight"].shape == (2, K, 784)
+    assert ddcore.evaluate(module, weights, data.images[0], data.labels[0]).shape == (2,)

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
+from ddcore.evaluate import confusion, evaluate
 from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, ModuleStack, as_network, generator
+from ddcore.unroll import meta_gradient
 
 
 def textbook_lenet(channels: int, size: int) -> nn.Module:
@@ -113,3 +116,22 @@ def test_unknown_names_and_sizes_are_refused(call):
 def test_images_of_another_shape_are_named(network, shape):
     with pytest.raises(InputError, match="takes images of"):
         network(network.init("xavier")[None], torch.zeros(2, *shape))
+
+
+def test_a_network_s_name_is_enough_where_the_images_are_at_hand():
+    rng = generator(0)
+    network, images, labels = LeNet(3, 32, 10), torch.randn(6, 3, 32, 32, generator=rng), torch.arange(6)
+    weights = network.init("xavier", rng)[None]
+    distilled = DistilledData(images[None], labels[None], torch.full((1, 1), 0.1), meta={"classes": "0123456789"})
+    by_name, as_it_is = (
+        (evaluate(of, weights, images, labels), meta_gradient(of, distilled, weights, (images, labels))[1].images)
+        for of in ("lenet", network)
+    )
+    assert all(map(torch.equal, by_name, as_it_is))
+
+
+def test_confusion_counts_the_classes_of_any_network():
+    network = ModuleStack(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    images, labels = torch.randn(5, 1, 4, 4), torch.tensor([0, 0, 1, 1, 1])
+    found = confusion(network, torch.stack([network.init("xavier") for _ in range(2)]), images, labels)
+    assert found.shape == (2, 3, 3) and found.sum(2).tolist() == [[2, 3, 0]] * 2

@@ -60,3 +60,10 @@ def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(t
     _, whole, _ = finish(start(tmp_path / "whole", TORCHRUN, 40))
     torch.testing.assert_close(resumed.images, whole.images, rtol=0, atol=1e-4)
     torch.testing.assert_close(resumed.lrs, whole.lrs, rtol=1e-4, atol=0)
+
+
+def test_two_runs_of_one_configuration_compute_it_once(tmp_path):
+    runs = [start(tmp_path, [], 40) for _ in range(2)]
+    ends = [finish(one) for one in runs]
+    assert sum("waiting for its record" in err for _, _, err in ends) == 1
+    assert ends[0][0] == ends[1][0] and len(list(tmp_path.glob("fig3a/*"))) == 1

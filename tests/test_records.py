@@ -229,6 +229,18 @@ def test_what_a_record_holds(record):
     assert set(said.split()) <= set(meta)
 
 
+PROJECT = records.PROJECT  # before a test moves it
+COMMITTED = sorted((PROJECT / "results").glob("*/*/record.json"))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.parent.name)
+def test_a_committed_record_is_that_of_its_experiment_as_defined(file, monkeypatch):
+    monkeypatch.setattr(records, "PROJECT", PROJECT)
+    found = records.read(file.parent)
+    assert found.key == file.parent.name == Config(**found.config).key and found.scale == "paper"
+    assert found.overrides == {} and records.find(found.experiment).folder == file.parent
+
+
 # ---- verify
 
 
@@ -300,6 +312,12 @@ def test_verify_fails_a_record_in_another_s_place(record):
     other = record.with_name(TINY_RANDOM.key)
     shutil.copytree(record, other)
     assert not run.verify(records.at("tiny", TINY_RANDOM.key))[0]
+
+
+def test_verify_fails_a_record_that_names_another_experiment(edit):
+    edit(lambda c: c.update(experiment="tiny-random"))
+    agrees, line = run.verify(records.find("tiny"))
+    assert not agrees and "its folder is another experiment's" in line
 
 
 def test_verify_takes_the_first_networks(apart):

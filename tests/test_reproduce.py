@@ -28,6 +28,7 @@ def test_everything_is_run_once_and_what_cannot_be_is_named(few, ddcore):
     assert first.status == 0 and "2 done, 2 still missing: elsewhere, adapted" in first.out[-1]
     assert "elsewhere: not run, usps is not here" in first.out and "adapted: not run, svhn is not here" in first.out
     assert sum(bool(re.match(r"tiny.*: \d+\.\d\d % in", line)) for line in first.out) == 2
+    assert [line.split()[0] for line in first.out[-3:-1]] == ["tiny", "tiny-random"]  # the table
     again = ddcore("reproduce")
     assert again.status == 0 and again.out[-1].startswith("0 done")
 

@@ -1,4 +1,4 @@
-"""The baselines of sections 4.1 and 4.2 as configurations: fit what is learned, choose on the validation split, test.
+"""The baselines as configurations: fit what is learned, choose on the validation split, test.
 
 Every test run has a network of its own and, where the images are random, images of its own, drawn from (seed, run).
 """

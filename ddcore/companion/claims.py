@@ -292,6 +292,12 @@ def table(judge: Judge) -> pd.DataFrame:
     return pd.DataFrame([judge.row(claim) for claim in judge.claims.values() if claim.kind != "discrepancy"])
 
 
+def discrepancies() -> pd.DataFrame:
+    """Where the paper's parts, its page and its code disagree, what decides and what came of it."""
+    said = ["place", "text", "decided_by", "finding"]
+    return pd.DataFrame([{n: getattr(c, n) for n in said} for c in load().values() if c.kind == "discrepancy"])
+
+
 def headlines(judge: Judge) -> pd.DataFrame:
     """The README's table of paper against ours."""
     rows = [judge.row(c) | {"result": c.headline} for c in judge.claims.values() if c.headline]

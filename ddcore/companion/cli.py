@@ -186,7 +186,7 @@ def main() -> None:
         status = 1
         _complain(error)
     except RuntimeError as error:  # PyTorch has no error of its own for a CPU's full memory
-        if "memory" not in str(error):
+        if not re.search("out of memory|allocate memory", str(error)):
             raise
         status = 1
         _complain(f"not enough memory: {error}")

@@ -9,7 +9,6 @@ tested on.
 """
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -27,7 +26,7 @@ from ddcore.companion import records
 from ddcore.companion.experiments import Config
 from ddcore.datasets import Dataset, load
 from ddcore.distill import InitLaw
-from ddcore.errors import InputError, MachineError
+from ddcore.errors import InputError, whole
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, as_network, generator
 from ddcore.pretrain import pretrain
@@ -148,12 +147,8 @@ def keep(config: Config, root: Path) -> None:
         to = root / "networks" / path.parent.name / path.name
         if not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
-            part = to.with_suffix(f".{os.getpid()}.part")
-            try:
+            with whole(to) as part:
                 shutil.copyfile(path, part)
-                part.replace(to)
-            finally:
-                part.unlink(missing_ok=True)
 
 
 def _places(training: Config, stream: str, which: range) -> dict[int, Path]:
@@ -196,14 +191,8 @@ def _train(training: Config, data: Dataset, stream: str, which: range, path: Pat
         "dataset": data.name, "sha256": data.sha256, "classes": data.classes, "channels": data.shape[0],
         "accuracy": accuracy, "seconds": time.monotonic() - began,
     }  # fmt: skip
-    part = path.with_suffix(".part")
-    try:
+    with whole(path) as part:
         save_file({"theta": theta.cpu()}, part, {"ddcore": json.dumps(header)})
-        part.replace(path)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise MachineError(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _header(path: Path) -> dict:

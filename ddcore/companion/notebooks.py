@@ -29,7 +29,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from ddcore.companion.experiments import KINDS, convert
 from ddcore.datasets import absolute
-from ddcore.errors import InputError, MachineError, did_you_mean
+from ddcore.errors import InputError, MachineError, did_you_mean, whole
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 KEPT_METADATA = ("tags", "mystnb")  # of a cell, in a committed notebook
@@ -220,14 +220,11 @@ def dumps(notebook: nbformat.NotebookNode) -> str:
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write it whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(dumps(notebook), encoding="utf-8")
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_text(dumps(notebook), encoding="utf-8")
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def main() -> None:

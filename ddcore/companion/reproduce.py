@@ -27,7 +27,7 @@ class Missing(NamedTuple):
 
 def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
     """What is to be done, in order; `shard` (k, n) takes every n-th experiment, from the k-th."""
-    ratios = [record.environment["seconds"] / cost(EXPERIMENTS[record.experiment]) for record in records.everywhere()]
+    ratios = [r.environment["seconds"] / cost(EXPERIMENTS[r.folder.parent.name]) for r in records.everywhere()]
     ratio, found = statistics.median(ratios) if ratios else 1.0, []
     seen = set()
     here = cache(lambda name: next(filter(is_available, filter(None, (name, records.COPIES.get(name)))), None))
@@ -70,7 +70,7 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
     if budget is not None:
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, budget)
-    failed, todo = False, None
+    failed, todo, done = False, None, []
     try:
         todo = missing(shard)
         for m in todo:
@@ -86,11 +86,14 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
                 failed = True
                 print(f"{m.name}: failed, {error}", flush=True)
                 continue
-            print(f"{m.name}: {record.accuracy} % in {time.monotonic() - began:,.0f} s, {record.folder}", flush=True)
+            done.append((m.name, f"{record.accuracy} %", f"{time.monotonic() - began:,.0f} s", record.data["name"]))
+            print(f"{m.name}: {record.accuracy} % in {done[-1][2]}, {record.folder}", flush=True)
     except OutOfTime:
         print("the budget is spent; the same command goes on from here", file=sys.stderr)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+    if done:
+        print("\n" + "\n".join(f"{name:42} {accuracy:>10} {took:>10}  {data}" for name, accuracy, took, data in done))
     if todo is not None:
         left = [m.name for m in todo if records.find(m.name) is None]
         print(f"{len(todo) - len(left)} done, {len(left)} still missing" + (f": {', '.join(left)}" if left else ""))

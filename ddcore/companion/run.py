@@ -19,7 +19,7 @@ from ddcore.companion import baseline, inits, records
 from ddcore.companion.cost import COMPILE_FROM, gradients
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
-from ddcore.datasets import Dataset, cache_folder
+from ddcore.datasets import Dataset, cache_folder, load
 from ddcore.distill import distill, process
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
@@ -40,8 +40,10 @@ def run(
     """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left. Under
     torchrun the first process returns what was computed now, the others None."""
     config, experiment = configure(name, scale, overrides), resolve(name)
+    defined = configure(name, scale)
     said = {n: parse(n, text) for n, text in (overrides or {}).items() if n != "dataset"}
-    own_images = config.dataset.startswith("folder:")  # which may have changed since a record was made
+    said = {n: value for n, value in said.items() if value != getattr(defined, n)}
+    own_images = "folder:" in config.dataset + config.source  # which may have changed since a record was made
     if not (force or own_images) and (found := records.at(experiment, config.key)) is not None:
         return found
     check_device(device)
@@ -51,9 +53,14 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / f"{config.key}.lock"):
         found = None if force else records.at(experiment, config.key)
-        if found is not None and (not own_images or found.data["sha256"] == data.sha256):
+        if found is not None and (not own_images or _of_these_images(found, config, data)):
             return found
         return _compute(experiment, scale, config, said, data, network, device, compile, force, folder)
+
+
+def _of_these_images(record: Record, config: Config, data: Dataset) -> bool:
+    source = record.distillation["pool"]["sha256"] == load(config.source).sha256 if config.source else True
+    return source and record.data["sha256"] == data.sha256
 
 
 def _compute(experiment, scale, config, said, data, network, device, compile, force, folder) -> Record | None:
@@ -189,6 +196,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
+        "its folder is another experiment's": record.folder.parent.name != record.experiment,
         "its images or rates are not those of its configuration": config.images != "all"
         and (
             stored.images.shape[:2] != (config.steps, config.per_class * len(data.classes))
@@ -280,7 +288,7 @@ def keep_freed_memory() -> None:
 
 def start_processes(device: str) -> None:
     """Join the other processes where torchrun started this one."""
-    if "RANK" in os.environ and not dist.is_initialized():
+    if {"RANK", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
