@@ -19,7 +19,10 @@ since a step along the data leaves theta_0 as it is where d does not see it, whi
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.linalg import subspace_angles
+from scipy.optimize import minimize
 from torch import Tensor
 
 from ddcore.errors import InputError
@@ -69,6 +72,9 @@ class Inits:
 
     mean: Tensor
     std: float
+
+    def __post_init__(self):
+        object.__setattr__(self, "mean", self.mean.double())  # as everything here
 
     def draw(self, n: int, rng: torch.Generator) -> Tensor:
         """theta_0 [n, D]."""
@@ -159,6 +165,9 @@ def distil(
     -> rows [starts, steps, M, D], targets [starts, steps, M], excess [starts]. A pair is learned as one vector, in
     units in which rate/M d~^T d~ is d~^T d~: a learned rate would only change these units.
     """
+    if not (rate > 0 and min(M, starts, steps) >= 1):
+        given = f"rate={rate}, M={M}, starts={starts}, steps={steps}"
+        raise InputError(f"{given}: the rate must be positive and the others at least 1")
     scale, D = (M / rate) ** 0.5, len(problem.optimum)
 
     def losses(pairs: Tensor) -> Tensor:
@@ -170,46 +179,22 @@ def distil(
 
 
 def minimise(losses: Callable[[Tensor], Tensor], x: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """L-BFGS with step halving on K independent losses at once: x [K, ...] -> x, losses [K]."""
+    """L-BFGS on K independent losses, one after the other: x [K, ...] -> x, losses [K]."""
+    unit = losses(x).max().item() or 1.0  # scipy's tolerances do not shrink with the loss
 
-    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.detach().requires_grad_()
-        found = losses(z.view_as(x))
-        return found.detach()[:, None], torch.autograd.grad(found.sum(), z)[0]
+    def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.tensor(z, requires_grad=True)
+        found = losses(leaf.view_as(x[:1])).sum() / unit
+        return found.item(), torch.autograd.grad(found, leaf)[0].numpy()
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(1, keepdim=True)
-
-    z, history = x.flatten(1), []
-    f, g = evaluate(z)
-    gamma, least, done = 1 / dot(g, g).sqrt().clamp(min=1), 1e-16 * f.max(), f < 0
-    for _ in range(iterations):
-        p, kept = -g, []
-        for s, y, rho in reversed(history):
-            kept.append(rho * dot(s, p))
-            p = p - kept[-1] * y
-        p = gamma * p
-        for s, y, rho in history:
-            p = p + s * (kept.pop() - rho * dot(y, p))
-        size = torch.where(done, 0.0, 1.0).to(f.dtype)
-        for _ in range(30):
-            new_f, new_g = evaluate(z + size * p)
-            high = ~(new_f <= f + 1e-4 * size * dot(g, p)) & ~done
-            if not high.any():
-                break
-            size = torch.where(high, size / 2, size)
-        s, y = size * p, new_g - g
-        done = done | high | (f - new_f <= 1e-13 * f + least)
-        z, f, g = torch.where(high, z, z + s), torch.where(high, f, new_f), torch.where(high, g, new_g)
-        curved = dot(s, y) > 1e-12 * dot(y, y)
-        gamma = torch.where(curved, dot(s, y) / dot(y, y), gamma)
-        history = [*history[-19:], (s, y, torch.where(curved, 1 / dot(s, y), 0))]
-        if done.all():
-            break
-    return z.view_as(x), f[:, 0]
+    options = {"maxiter": iterations, "maxfun": 30 * iterations, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-12}
+    ends = [minimize(evaluate, start, method="L-BFGS-B", jac=True, options=options) for start in x.flatten(1).numpy()]
+    return torch.tensor(np.array([end.x for end in ends])).view_as(x), unit * x.new_tensor([end.fun for end in ends])
 
 
 def principal_angles(rows: Tensor, basis: Tensor) -> Tensor:
-    """Angles in degrees, smallest first, between the spans of rows [M, D] and of basis [D, m]: [min(M, m)]."""
-    spans = torch.linalg.qr(rows.T).Q, torch.linalg.qr(basis).Q
-    return torch.linalg.svdvals(spans[0].T @ spans[1]).clamp(max=1).arccos().rad2deg()
+    """Angles in degrees, smallest first, between the spans of rows [M, D] and of basis [D, m]: [smaller of the ranks].
+
+    Rows or columns that depend on the others, such as the zeros of `construct`, add no angle.
+    """
+    return torch.tensor(subspace_angles(rows.T.numpy(), basis.numpy())).flip(0).rad2deg()

@@ -95,6 +95,19 @@ def test_other_values_that_cannot_be_used_are_refused():
     for M, rate in ((5, RATE), (6, 0.0), (6, float("nan"))):
         with pytest.raises(InputError, match="must be positive"):
             construct(problem, inits(), problem.basis, M, rate)
+    sizes = {"starts": 0}, {"steps": 0}
+    for M, rate, size in ((0, RATE, {}), (1, -1.0, {}), (1, 0.0, {}), *((1, RATE, size) for size in sizes)):
+        with pytest.raises(InputError, match="the rate must be positive and the others at least 1"):
+            distil(problem, inits(), M, rate, torch.Generator(), **size)
+
+
+def test_inits_in_float32_are_taken_as_the_same_numbers_in_float64():
+    problem, law, rng = LeastSquares.of(*data()), Inits(inits().mean.float(), 1.0), torch.Generator().manual_seed(0)
+    value, U = best(problem, law, 2)
+    rows, targets = construct(problem, law, U, 2, RATE)
+    assert expected_excess(problem, law, *affine(rows[None], targets[None], RATE)).item() == pytest.approx(value)
+    assert distil(problem, law, 2, RATE, rng, starts=4)[2].min().item() == pytest.approx(value)
+    assert problem.excess(step(law.draw(5, rng), rows, targets, RATE)).dtype == torch.float64
 
 
 # Equation (6)
@@ -165,6 +178,16 @@ def test_distillation_finds_the_best_value_and_nothing_below(M, std):
     assert principal_angles(rows[found.argmin(), 0], U).max() < 0.5
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e6])
+def test_the_search_does_not_depend_on_the_unit_of_the_loss(unit):
+    d, t = data()
+    value, _ = best(LeastSquares.of(d, t), inits(), 2)
+    scaled = LeastSquares.of(unit * d, unit * t)
+    found = distil(scaled, inits(), 2, RATE, torch.Generator().manual_seed(0), starts=4)[2].min().item()
+    assert best(scaled, inits(), 2)[0] / unit**2 == pytest.approx(value, rel=1e-7)
+    assert found / unit**2 == pytest.approx(value, rel=1e-7)
+
+
 @pytest.mark.parametrize("M", [2, 3])
 def test_steps_of_one_pair_buy_no_more_than_one_step(M):
     problem, law = LeastSquares.of(*data(D=4)), inits(D=4)
@@ -188,6 +211,7 @@ def test_the_ends_of_the_best_value():
         assert lower_bound(problem, at_optimum, M) == pytest.approx(tail, rel=1e-9)
         assert best(problem, far, M)[0] == pytest.approx(1e8 * tail, rel=1e-6)
         assert best(problem, inits(std=0.0), M)[0] == pytest.approx(0, abs=1e-12)
+        assert best(problem, Inits(problem.optimum, 0.0), M)[0] == 0  # nothing to gain from the first step on
     assert best(problem, far, 6)[0] == lower_bound(problem, far, 6) == 0
 
 
@@ -209,6 +233,21 @@ def test_principal_angles():
     eye = torch.eye(3, dtype=torch.float64)
     assert principal_angles(eye[:2], eye[:, 1:]).tolist() == pytest.approx([0, 90])
     assert principal_angles(eye[:1] + eye[1:2], eye[:, :1]).tolist() == pytest.approx([45])
+    slight = principal_angles(eye[:1] + 1e-9 * eye[1:2], eye[:, :1]).deg2rad()
+    assert slight.tolist() == pytest.approx([1e-9], rel=1e-6, abs=0)  # an arccosine would lose it
+
+
+def test_dependent_rows_add_no_angle():
+    problem = LeastSquares.of(*data())
+    U = torch.linalg.qr(problem.basis[:, :2] + 1e-4 * randn(6, 2)).Q
+    few, _ = construct(problem, inits(), U, 2, RATE)
+    padded, _ = construct(problem, inits(), U, 5, RATE)
+    mixed = randn(5, 2) @ few  # rank 2 without a zero row
+    angles = principal_angles(few, problem.basis[:, :4])
+    assert len(angles) == 2 and 0 < angles.max() < 0.05
+    for rows in (padded, mixed):
+        torch.testing.assert_close(principal_angles(rows, problem.basis[:, :4]), angles, rtol=1e-6, atol=1e-9)
+    assert len(principal_angles(torch.zeros_like(few), problem.basis)) == 0
 
 
 # The engine
