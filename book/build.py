@@ -145,7 +145,8 @@ def claims_table() -> str:
     """How many claims have each verdict, the claims, and where the paper and its code disagree, as Markdown tables."""
     table = claims.table(claims.Judge())
     counts = claims.counts(table).reset_index()
-    tables = [counts, table[["id", "place", "paper", "ours", "verdict", "beside"]], claims.discrepancies()]
+    table["id"] = table["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
+    tables = [counts, table[["id", "paper", "ours", "verdict", "beside"]], claims.discrepancies()]
     return "\n\n".join(map(claims.markdown, tables)) + "\n"
 
 
