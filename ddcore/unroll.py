@@ -134,13 +134,13 @@ def meta_gradient(
     shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and,
     where `distilled` has them, `soft_labels` hold the derivatives.
     """
-    network = as_network(network, *distilled.images.shape[2:4], distilled.targets().shape[-1])
+    order, targets = distilled.order(), distilled.targets()
+    network = as_network(network, *distilled.images.shape[2:4], targets.shape[-1])
     theta = network.flatten(weights)
     if estimator == "autograd":
         return _autograd(network, distilled, theta, batch, objective)
     if estimator != "back-gradient":
         raise ValueError(f"estimator {estimator!r}: 'back-gradient' or 'autograd'")
-    order, targets = distilled.order(), distilled.targets()
     trajectory = theta.new_empty(len(order), *theta.shape)
     theta = train(network, distilled, theta, step_functions.forward, keep=trajectory)
     v, losses = real_gradient(network, theta, *batch, objective)

@@ -116,6 +116,20 @@ def test_networks_trained_on_a_folder_are_trained_again_when_its_images_change(a
     assert after["sha256"] != before["sha256"] and not torch.equal(again, theta)
 
 
+def test_a_run_from_networks_of_a_folder_is_made_again_when_its_images_change(apart, pictures):
+    folder = pictures()
+    target = shutil.copytree(folder, apart / "target")
+    given = {"source": f"folder:{folder}", "dataset": f"folder:{target}", "pool": "1", "nets": "1", "iterations": "1"}
+
+    def made():
+        return run("table2-usps-mnist-random", "smoke", given, compile="off")
+
+    first = made()
+    assert made().environment == first.environment
+    shutil.copyfile(folder / "train" / "a" / "0.png", folder / "train" / "a" / "1.png")
+    assert made().distillation["pool"]["sha256"] != first.distillation["pool"]["sha256"]
+
+
 def test_an_attack_makes_one_class_be_taken_for_another_and_can_be_verified(attack, digits):
     record = run("attack", compile="off")
     after = {name: metric["mean"] for name, metric in record.metrics.items()}

@@ -262,6 +262,16 @@ def test_a_failing_machine_is_one_line(ddcore, monkeypatch, error, line):
     assert done.status == 1 and done.err == [line]
 
 
+def test_another_error_that_speaks_of_memory_keeps_its_traceback(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("it refers to a single memory location")
+
+    monkeypatch.setattr(run, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["ddcore", "run", "tiny"])
+    with pytest.raises(RuntimeError, match="single memory location"):
+        cli.main()
+
+
 def test_a_mistake_of_ours_keeps_its_traceback(ddcore, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("shapes do not fit")
