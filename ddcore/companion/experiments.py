@@ -118,8 +118,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
     images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
-    images["cifar10"] = dict.fromkeys((5, 10), dict(iterations=240, checks=6, chosen_on=50))
-    images["cifar10"] |= dict.fromkeys((20, 30), dict(samples=4, checks=5))
+    images["cifar10"] = dict.fromkeys((5, 10, 20, 30), dict(iterations=240, checks=6, chosen_on=50))
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
@@ -172,14 +171,15 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         defined[f"baseline-random-real-{name}"] = Config(
             **pair, images="random-real", steps=10, epochs=3, pool=200, iterations=200
         )
-    attacks = {"mnist": dict(batch=256, iterations=600), "cifar10": dict(batch=128, iterations=300, checks=10)}
+    attacks = {"mnist": dict(batch=256, iterations=600), "cifar10": dict(batch=128, iterations=600, checks=20, pool=36)}
+    rates = {"mnist": 200, "cifar10": 100}  # outer steps that learn nothing but the rate
     for data, network, pool, nets in (("mnist", "lenet", 200, 200), ("cifar10", "alexcifarnet", 18, 12)):
         attack = dict(dataset=data, network=network, attacked=0, target=1, pool=pool, nets=nets)
         for n in (10, 50, 100, 200, 300):
             one = attack | dict(per_class=n // 10)
-            defined[f"table3-{data}-{n}"] = Config(**one, samples=8, average=0.98, **attacks[data])
-            one |= dict(images="random-real", iterations=attacks[data]["iterations"] // 3)  # rates alone are learned
-            defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one)
+            defined[f"table3-{data}-{n}"] = Config(**one | attacks[data], samples=8, average=0.98)
+            real = dict(images="random-real", iterations=rates[data])
+            defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one | real)
     defined["baseline-full-usps"] = Config(dataset="usps", images="all", epochs=20, nets=20)
     defined["full-mnist"] = Config(dataset="mnist", images="all", epochs=3, nets=20)
     defined["full-cifar10"] = Config(dataset="cifar10", network="alexcifarnet", images="all", epochs=30, nets=2)
