@@ -1,6 +1,7 @@
 """Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json,
 on a GPU bench-cuda.json. Its parts are `speed`, `memory` and `race`, how long the paper's accuracies take; each may be
-named alone. `python benchmarks/bench.py faithful` (an hour) adds what the paper's settings reach in ten times as long.
+named alone. `python benchmarks/bench.py faithful` (an hour) adds what the paper's settings reach in ten times as long,
+`rounding` (minutes, with CIFAR-10) how near float32 and bfloat16 come to the meta-gradient in float64.
 
 Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet, one
 network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real images).
@@ -21,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import higher
 import torch
@@ -29,8 +32,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddcore.companion.records import environment
+from ddcore import networks
+from ddcore.companion.records import environment, find
 from ddcore.companion.run import check_device, keep_freed_memory
+from ddcore.datasets import is_available, load
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
 from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient
@@ -242,6 +247,62 @@ def one_faithful_step(config: dict) -> float:
     return statistics.median(rounds[1:])
 
 
+def rounding() -> dict:
+    """The cosine between the meta-gradient in float64 and in fewer bits, of single networks and of their mean, where
+    Fig. 3b's outer loop starts and where it ended; and the seconds of an outer step of one network, compiled."""
+    record, copies = find("fig3b"), ("cifar10", "cifar10-jpeg")
+    if not (copy := next(filter(is_available, copies), None)):
+        sys.exit(f"rounding needs {copies[0]} or {copies[1]}: `ddcore data` says how to get it")
+    data, config, last = load(copy).to(DEVICE), record.config, record.distilled.to(DEVICE)
+    noise = config["noise"] * torch.randn(last.images.shape, generator=generator("images"))
+    first = last.with_learned([noise.to(DEVICE), torch.full_like(last.lrs, config["first_lr"])])
+    network, samples = AlexCifarNet(), [generator(j) for j in range(4)]
+    thetas = [network.init(config["init"], rng)[None].to(DEVICE) for rng in samples]
+    batches = [data.batch(config["batch"], rng) for rng in samples]
+
+    def gradients(distilled: DistilledData) -> torch.Tensor:
+        """Of the images [networks, images' shape], in the distilled data's type."""
+        kind = distilled.images.dtype
+        given = [(theta.to(kind), (x.to(kind), y)) for theta, (x, y) in zip(thetas, batches, strict=True)]
+        return torch.stack([meta_gradient(network, distilled, *one)[1].images for one in given])
+
+    found = {"dataset": copy, "cosines": {}, "seconds": {}}
+    for where, distilled in {"first images": first, "last images": last}.items():
+        exact = gradients(distilled.to(torch.float64)).flatten(1)
+        for bits, layers in BITS.items():
+            with patch.dict(vars(networks), layers):
+                near = gradients(distilled).double().flatten(1)
+            each = F.cosine_similarity(near, exact)
+            mean = F.cosine_similarity(near.mean(0), exact.mean(0), dim=0).item()
+            found["cosines"][f"{where}, {bits}"] = {"each": each.tolist(), "mean": mean}
+            print(f"{where}, {bits}: cosine {each.min():.2f} to {each.max():.2f}, of the mean {mean:.2f}", flush=True)
+    compiled = compiled_steps()
+
+    def outer_step(layers: dict) -> None:
+        with patch.dict(vars(networks), layers):
+            meta_gradient(network, last, thetas[0], batches[0], step_functions=compiled)
+
+    for layers in BITS.values():
+        outer_step(layers)
+    rounds = [{bits: seconds(partial(outer_step, layers)) for bits, layers in BITS.items()} for _ in range(ROUNDS)]
+    for bits in BITS:
+        found["seconds"][bits] = statistics.median(r[bits] for r in rounds)
+        print(f"an outer step of one network, {bits}: {1000 * found['seconds'][bits]:.0f} ms")
+    return found
+
+
+def in_bfloat16(layer: Callable) -> Callable:
+    """The layer computed with bfloat16 numbers, its result in float32."""
+    return lambda x, weight, bias, **more: layer(*(t.bfloat16() for t in (x, weight, bias)), **more).float()
+
+
+BITS = {  # what stands in for the layers of ddcore.networks
+    "float32": {},
+    "bfloat16 inside convolutions": {"conv": in_bfloat16(networks.conv)},
+    "bfloat16 inside linear layers too": {n: in_bfloat16(getattr(networks, n)) for n in ("conv", "linear")},
+}
+
+
 def whole_process(*asked: str) -> tuple[float, dict]:
     """Wall seconds of `ddcore run` with an empty cache of compiled code, and its record."""
     with tempfile.TemporaryDirectory() as folder:
@@ -258,7 +319,7 @@ def accuracy(record: dict) -> dict:
     return {n: record["metrics"]["test_accuracy"][n] for n in ("mean", "std", "n")}
 
 
-PARTS = {"speed": speed, "memory": memory, "race": race, "faithful": faithful}
+PARTS = {"speed": speed, "memory": memory, "race": race, "faithful": faithful, "rounding": rounding}
 
 
 def main() -> None:
