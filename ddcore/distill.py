@@ -38,7 +38,8 @@ InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one networ
 
 CHECKPOINT_SECONDS = 10.0
 LEARNED = ("images", "raw", "soft_labels")
-RETURNS = 5  # how often a loss that is not finite is answered by going back to the best images with half the step size
+EXPLODED = 1e4  # a loss so many times the one at the last comparison, or not finite, has diverged
+RETURNS = 5  # how often that is answered by going back to the best images with half the step size
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Recipe:
     - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they fall to zero along a
       line, with 20 outer steps of warm-up, instead of being halved every tenth of the run;
     - the images that were best on the validation split are returned, instead of the last ones (with `average`, a
-      running mean of images and rates is compared too); a loss that is not finite is answered by going back to them
-      with half the step size;
+      running mean of images and rates is compared too); a loss that explodes or is not finite is answered by going
+      back to them with half the step size;
     - several networks per outer step for random inits, and far fewer outer steps (the paper: about 23,600 on MNIST).
 
     In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and 5,000 training
@@ -108,7 +109,7 @@ def distill(
     Returns the distilled data (its `init` and the name of p are the caller's to add) and how it went: "best_step", the
     outer step of the images; "ended", the last one; "returns", how often it went back; "history" [{step, loss,
     accuracy, seconds}]; "before", the seconds spent before this process resumed; "devices", the names of those that
-    computed. A loss that stays infinite however small the step ends the run early; MachineError where there are no
+    computed. A loss that diverges however small the step ends the run early; MachineError where there are no
     good images to return by then (without checks: at once).
     """
     network = as_network(network, *data.shape, len(data.classes))
@@ -137,7 +138,8 @@ def distill(
         while state.k < recipe.iterations:
             loss, gradient = _mean_meta_gradient(gradient_of, state, data, next(samples), seed)
             state.step(gradient)
-            diverged = not math.isfinite(loss)
+            known = abs(state.history[-1]["loss"]) if state.history else math.inf
+            diverged = not abs(loss) < EXPLODED * max(1.0, known)  # NaN is not less than anything
             if every and not diverged and (state.k % every == 0 or state.k == recipe.iterations):
                 look = {"step": state.k, "loss": loss}
                 for name, learned in state.candidates().items():

@@ -140,12 +140,13 @@ def test_the_schedules():
     assert (papers.samples, papers.batch, papers.noise, papers.clip) == (1, 1024, 1.0, 0.0)
 
 
-def test_a_loss_that_is_not_finite_goes_back_with_half_the_step_and_gives_up_in_the_end(capsys):
+@pytest.mark.parametrize("broken_from_now_on", [math.nan, 1e30])
+def test_a_loss_that_diverges_goes_back_with_half_the_step_and_gives_up_in_the_end(capsys, broken_from_now_on):
     calls = []
 
     def broken(logits, labels):
         calls.append(1)
-        return logits.sum((1, 2)) * (math.nan if len(calls) > 25 else 1e-3)
+        return logits.sum((1, 2)) * (broken_from_now_on if len(calls) > 25 else 1e-3)
 
     distilled, how = quick(objective=broken)
     assert how["returns"] == module.RETURNS + 1 and torch.isfinite(distilled.images).all()
