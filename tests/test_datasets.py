@@ -245,6 +245,16 @@ def test_a_folder_s_pixels_and_labels_belong_together(pictures):
     assert torch.allclose(white, torch.ones(())) and data.test[1].tolist() == [0, 0, 1, 1]
 
 
+def test_a_folder_is_read_once_until_a_file_changes(pictures, monkeypatch):
+    folder, reads, read = pictures(), [], datasets._read_images
+    monkeypatch.setattr(datasets, "_read_images", lambda files: reads.append(1) or read(files))
+    assert load(f"folder:{folder}") is load(f"folder:{folder}") and len(reads) == 1
+    Image.new("L", (30, 30)).save(folder / "test" / "b" / "1.png")
+    with pytest.raises(InputError):  # of another size than the others
+        load(f"folder:{folder}")
+    assert len(reads) == 2
+
+
 def test_an_image_moved_to_another_class_changes_the_hash(pictures):
     one, two = (pictures(name=name) for name in ("one", "two"))
     assert load(f"folder:{one}").sha256 == load(f"folder:{two}").sha256  # where the folder stands does not count
