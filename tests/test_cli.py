@@ -55,6 +55,13 @@ def test_run_ends_with_the_folder_and_leaves_no_checkpoint(ddcore, apart):
     assert not [f for f in tree(apart / "cache") if f.endswith((".safetensors", ".distilled", ".part"))]
 
 
+def test_a_rank_without_a_launcher_changes_nothing(ddcore, record, monkeypatch):
+    """Schedulers set RANK as well, and nobody would answer."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert ddcore("run", "tiny").out == [str(record)]
+
+
 def test_run_returns_the_record_that_is_there(ddcore, record, monkeypatch):
     before = (record / "record.json").stat().st_mtime_ns
     monkeypatch.setattr(run.inits, "load", None)  # the data need not be there

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddcore.companion.run import start_processes
-from ddcore.distill import process
 from ddcore.distilled import DistilledData
 
 RUN = ["-m", "ddcore", "run", "fig3a", "--scale", "smoke", "-p", "steps=2", "-p", "epochs=2", "-p", "samples=3"]
@@ -69,11 +67,3 @@ def test_two_runs_of_one_configuration_compute_it_once(tmp_path):
     ends = [finish(one) for one in runs]
     assert sum("waiting for its record" in err for _, _, err in ends) == 1
     assert ends[0][0] == ends[1][0] and len(list(tmp_path.glob("fig3a/*"))) == 1
-
-
-def test_a_rank_without_a_launcher_starts_no_group(monkeypatch):
-    """Schedulers set RANK as well, and nobody would answer."""
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    start_processes("cpu")
-    assert process() == (0, 1)

@@ -120,7 +120,7 @@ def load(path: Path = FILE) -> dict[str, Claim]:
     return claims
 
 
-class Missing(LookupError):
+class Unrecorded(LookupError):
     """No record, or a record that does not say."""
 
 
@@ -150,7 +150,7 @@ class Judge:
 
     def record(self, experiment: str) -> Any:
         if (record := self._find(experiment)) is None:
-            raise Missing(experiment)
+            raise Unrecorded(experiment)
         return record
 
     def measure(self, experiment: str, metric: str = "test_accuracy") -> Measured:
@@ -164,7 +164,7 @@ class Judge:
         mean, std = (percent(each[int(at[0])] if at and each else each) for each in both)
         wanted = std if metric.endswith(".std") else mean
         if wanted is None:
-            raise Missing(f"{experiment}: {metric}")
+            raise Unrecorded(f"{experiment}: {metric}")
         if metric.endswith(".std"):
             return Measured(wanted)
         return Measured(wanted, std, found["n"], () if at else tuple(map(percent, found["values"])))
@@ -228,7 +228,7 @@ class Judge:
         if claim.deviation:
             return 0.5
         if claim.field not in said:
-            raise Missing(f"{experiment}: {claim.field}")
+            raise Unrecorded(f"{experiment}: {claim.field}")
         return float(said[claim.field] == claim.value)
 
     def row(self, claim: Claim) -> dict[str, str]:
@@ -270,7 +270,7 @@ class Judge:
 def _or_none(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
-    except Missing:
+    except Unrecorded:
         return None
 
 

@@ -1,6 +1,5 @@
 """The command `ddcore`. Exit status: 0 done, 1 a check failed or the machine could not, 2 bad input."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -59,8 +58,9 @@ def run(
     record = runner.run(
         experiment, scale, pairs(parameters), device=device, compile=compile, force=force, checkpoints=checkpoints
     )
+    first = runner.process()[0] == 0
     runner.end_processes()
-    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks for all
+    if first:  # which speaks for all that torchrun started
         std, n = (record.metrics["test_accuracy"][what] for what in ("std", "n"))
         spread = "" if std is None else f" +- {100 * std:.2f}"
         print(f"{record.experiment}: test accuracy {record.accuracy}{spread} % (n = {n})", file=sys.stderr)
