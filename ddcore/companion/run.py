@@ -178,9 +178,9 @@ def _scores(config: Config, network: Network, theta: Tensor, data: Dataset) -> d
 def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     """Re-derive a record's accuracies from its stored images: whether they agree, and a line that says so.
 
-    Trains the first `nets` of the held-out networks anew (by default all; of pretrained ones those that are committed;
-    of a fixed init the stored weights) and compares with the values in the record. InputError where the record's
-    dataset is not there.
+    Trains the first `nets` of the held-out networks anew (by default all; of pretrained ones at most those that are
+    kept beside the records, since others, trained again on another machine, are others; of a fixed init the stored
+    weights) and compares with the values in the record. InputError where the record's dataset is not there.
     """
     keep_freed_memory()
     try:
@@ -190,8 +190,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
         return False, f"{record.experiment} FAIL ({' '.join(str(error).split())})"
     data, network = inits.prepare(config, download=False)
     pretrained = config.pretrained_on or config.images == "all"
-    there = inits.COMMITTED[config.network] if pretrained else config.nets
-    total = 1 if config.fixed else min(nets or there, config.nets)
+    there = min(config.nets, inits.COMMITTED[config.network]) if pretrained else config.nets
+    total = 1 if config.fixed else min(nets or there, there)
     trained = how.get("pool", {}).get("training")
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
