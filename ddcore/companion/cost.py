@@ -1,7 +1,7 @@
 """What a run costs, roughly, before it is run: for the plan of `ddcore reproduce` and to see if compiling pays."""
 
 from ddcore import baselines
-from ddcore.companion import baseline, inits
+from ddcore.companion import baseline_runs, inits
 from ddcore.companion.experiments import Config
 
 COMPILE_FROM = 150  # core-seconds of gradients: compiling takes 20 to 70 s and saves a third to a half
@@ -26,7 +26,7 @@ def cost(config: Config) -> float:
     """Core-seconds of a run, roughly: gradients, choices on the validation split, and the test before and after."""
     if config.images.startswith("neighbour"):
         return 10.0
-    rates = (1 + len(baselines.PAPERS_RATES)) * baseline.RUNS
+    rates = (1 + len(baselines.PAPERS_RATES)) * baseline_runs.RUNS
     choices = {
         "distilled": config.checks * inits.choosing(config) * (2 if config.average else 1),
         "all": 0,

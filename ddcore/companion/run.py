@@ -15,7 +15,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ddcore.companion import baseline, inits, records
+from ddcore.companion import baseline_runs, inits, records
 from ddcore.companion.cost import COMPILE_FROM, gradients
 from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
 from ddcore.companion.records import Record
@@ -90,7 +90,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
             checkpoint=checkpoint, identity=config.key, device_name=environment["device"],
         )  # fmt: skip
     else:
-        distilled, how = baseline.fit(config, network, data, p, steps)
+        distilled, how = baseline_runs.fit(config, network, data, p, steps)
     if process()[0] > 0:
         return None
     before = how.pop("before", 0.0)
@@ -134,7 +134,7 @@ def measure(
     init also the accuracy after each gradient step."""
     total = 1 if config.fixed else nets or config.nets
     if config.images.startswith("neighbour"):
-        return {"test_accuracy": records.metric(baseline.neighbours(config, distilled, data, total))}
+        return {"test_accuracy": records.metric(baseline_runs.neighbours(config, distilled, data, total))}
     found: dict[str, list[Tensor]] = {}
     for before, after in _held_out(config, network, distilled, how, data, total):
         scores = _scores(config, network, after, data)
@@ -155,7 +155,7 @@ def _held_out(config, network, distilled, how, data, total) -> Iterator[tuple[Te
     no before."""
     device = data.test[0].device
     if config.images not in ("distilled", "all"):
-        yield from baseline.runs(config, network, distilled, how, data, total)
+        yield from baseline_runs.runs(config, network, distilled, how, data, total)
         return
     for first in range(0, total, STACK):
         n = min(STACK, total - first)
