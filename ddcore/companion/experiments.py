@@ -119,6 +119,7 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
     images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
     images["cifar10"] = dict.fromkeys((5, 10, 20, 30), dict(iterations=240, checks=6, chosen_on=50))
+    images["cifar10"][1] = dict(iterations=400, noise=1.0, image_rate=0.08, first_lr=0.07, checks=4, chosen_on=30)
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
