@@ -118,12 +118,11 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
     images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
-    images["cifar10"] = dict.fromkeys((5, 10), dict(iterations=240, checks=6, chosen_on=50))
-    images["cifar10"] |= dict.fromkeys((20, 30), dict(samples=4, checks=5))
+    images["cifar10"] = dict.fromkeys((5, 10, 20, 30), dict(iterations=240, checks=6, chosen_on=50))
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
-    steps["cifar10"] = {5: dict(batch=64, iterations=1200, checks=6), 10: dict(iterations=600)}
+    steps["cifar10"] = {5: dict(samples=16, batch=64, iterations=3000, checks=15), 10: dict(iterations=600)}
     epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)}
     epochs["cifar10"] = dict(iterations=250)
 
@@ -177,7 +176,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         attack = dict(dataset=data, network=network, attacked=0, target=1, pool=pool, nets=nets)
         for n in (10, 50, 100, 200, 300):
             one = attack | dict(per_class=n // 10)
-            defined[f"table3-{data}-{n}"] = Config(**one, samples=8, average=0.98, **attacks[data])
+            longer = dict(iterations=600, checks=20, pool=36) if data == "cifar10" else {}
+            defined[f"table3-{data}-{n}"] = Config(**{**one, **attacks[data], **longer}, samples=8, average=0.98)
             one |= dict(images="random-real", iterations=attacks[data]["iterations"] // 3)  # rates alone are learned
             defined[f"baseline-random-real-table3-{data}-{n}"] = Config(**one)
     defined["baseline-full-usps"] = Config(dataset="usps", images="all", epochs=20, nets=20)
