@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,17 @@ def whole(path: Path) -> Iterator[Path]:
         raise MachineError(f"cannot write {path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_memory_named() -> Iterator[None]:
+    """Make a full memory a MachineError. PyTorch has no error of its own for a processor's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, MachineError) or not re.search("out of memory|allocate memory", str(error)):
+            raise
+        raise MachineError(f"not enough memory: {error}") from error
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

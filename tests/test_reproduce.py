@@ -57,16 +57,17 @@ def test_a_spent_budget_keeps_what_is_finished_and_is_no_failure(few, ddcore, mo
     assert list((few / "cache" / "ddcore" / "checkpoints").glob(f"{long.key}*.safetensors"))
 
 
-def test_a_failure_is_named_and_does_not_end_the_rest(few, ddcore, monkeypatch):
+@pytest.mark.parametrize("error", [MachineError("distillation diverged"), RuntimeError("CUDA out of memory")])
+def test_a_failure_is_named_and_does_not_end_the_rest(few, ddcore, monkeypatch, error):
     def broken(name, **kwargs):
         if name == "tiny":
-            raise MachineError("distillation diverged")
+            raise error
         return run(name, **kwargs)
 
     monkeypatch.setattr(reproduce, "run", broken)
     done = ddcore("reproduce")
     failed = [line for line in done.out if line.startswith("tiny: failed")]
-    assert done.status == 1 and len(failed) == 1 and "diverged" in failed[0]
+    assert done.status == 1 and len(failed) == 1 and str(error) in failed[0]
     assert any(line.startswith("tiny-random: ") for line in done.out)
 
 

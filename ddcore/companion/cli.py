@@ -10,7 +10,7 @@ import typer
 from ddcore.companion import records
 from ddcore.companion.experiments import ALIASES, EXPERIMENTS
 from ddcore.datasets import NAMES, data_root, load
-from ddcore.errors import InputError, MachineError
+from ddcore.errors import InputError, MachineError, full_memory_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 UsageError = typer.BadParameter.__base__  # click's, wherever this version of typer keeps it
@@ -172,7 +172,8 @@ def pairs(parameters: list[str]) -> dict[str, str]:
 
 def main() -> None:
     try:
-        status = app(standalone_mode=False)
+        with full_memory_named():
+            status = app(standalone_mode=False)
         if status == 130:  # what typer makes of Ctrl-C
             resumes = sys.argv[1:2] in (["run"], ["reproduce"])
             _complain("interrupted" + "; the same command goes on from the last checkpoint" * resumes)
@@ -185,11 +186,6 @@ def main() -> None:
     except (MachineError, OSError) as error:
         status = 1
         _complain(error)
-    except RuntimeError as error:  # PyTorch has no error of its own for a CPU's full memory
-        if not re.search("out of memory|allocate memory", str(error)):
-            raise
-        status = 1
-        _complain(f"not enough memory: {error}")
     sys.exit(status)
 
 

@@ -12,7 +12,7 @@ from ddcore.companion.cost import cost
 from ddcore.companion.experiments import EXPERIMENTS, Config
 from ddcore.companion.run import check_device, run
 from ddcore.datasets import is_available
-from ddcore.errors import InputError, MachineError
+from ddcore.errors import InputError, MachineError, full_memory_named
 
 
 class Missing(NamedTuple):
@@ -79,9 +79,9 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
                 continue
             began = time.monotonic()
             try:
-                record = run(
-                    m.name, overrides={"dataset": m.dataset} if m.dataset != m.config.dataset else None, device=device
-                )
+                with full_memory_named():
+                    copy = {"dataset": m.dataset} if m.dataset != m.config.dataset else None
+                    record = run(m.name, overrides=copy, device=device)
             except (InputError, MachineError) as error:
                 failed = True
                 print(f"{m.name}: failed, {error}", flush=True)
