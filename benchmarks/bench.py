@@ -33,9 +33,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore import networks
+from ddcore.companion.experiments import Config
 from ddcore.companion.records import environment, find
 from ddcore.companion.run import check_device, keep_freed_memory
 from ddcore.datasets import is_available, load
+from ddcore.distill import _start
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
 from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient
@@ -253,12 +255,11 @@ def rounding() -> dict:
     record, copies = find("fig3b"), ("cifar10", "cifar10-jpeg")
     if not (copy := next(filter(is_available, copies), None)):
         sys.exit(f"rounding needs {copies[0]} or {copies[1]}: `ddcore data` says how to get it")
-    data, config, last = load(copy).to(DEVICE), record.config, record.distilled.to(DEVICE)
-    noise = config["noise"] * torch.randn(last.images.shape, generator=generator("images"))
-    first = last.with_learned([noise.to(DEVICE), torch.full_like(last.lrs, config["first_lr"])])
+    data, c, last = load(copy).to(DEVICE), Config(**record.config), record.distilled.to(DEVICE)
+    first = _start(data, c.steps, c.epochs, c.per_class, c.soft_labels, c.recipe, c.seed)
     network, samples = AlexCifarNet(), [generator(j) for j in range(4)]
-    thetas = [network.init(config["init"], rng)[None].to(DEVICE) for rng in samples]
-    batches = [data.batch(config["batch"], rng) for rng in samples]
+    thetas = [network.init(c.init, rng)[None].to(DEVICE) for rng in samples]
+    batches = [data.batch(c.batch, rng) for rng in samples]
 
     def gradients(distilled: DistilledData) -> torch.Tensor:
         """Of the images [networks, images' shape], in the distilled data's type."""

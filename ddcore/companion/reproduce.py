@@ -77,10 +77,9 @@ def reproduce(budget: float | None = None, shard: tuple[int, int] = (1, 1), devi
             if m.absent:
                 print(f"{m.name}: not run, {m.absent} is not here")
                 continue
-            began = time.monotonic()
+            began, copy = time.monotonic(), {"dataset": m.dataset} if m.dataset != m.config.dataset else None
             try:
                 with full_memory_named():
-                    copy = {"dataset": m.dataset} if m.dataset != m.config.dataset else None
                     record = run(m.name, overrides=copy, device=device)
             except (InputError, MachineError) as error:
                 failed = True
