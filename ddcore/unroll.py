@@ -19,8 +19,6 @@ respect to the images, the rates and, where they are learned, the soft labels. T
   One directional derivative and one gradient of it give all of these. Memory grows by one weight vector a step.
 """
 
-import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,24 +77,47 @@ def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tenso
     return torch.func.grad(mean_loss, has_aux=True)(theta)
 
 
+class Compiled:
+    """A gradient step through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache. Where
+    that fails (no C++ compiler, a cache that a killed process left damaged), a line says so and the step is called as
+    it stands."""
+
+    def __init__(self, step: Callable):
+        self.step, self.call = step, torch.compile(step, dynamic=False)
+
+    @property
+    def works(self) -> bool:
+        return self.call is not self.step
+
+    def __call__(self, *given):
+        try:
+            return self.call(*given)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            self.call = self.step
+            why = f"{type(error.inner_exception).__name__}: {str(error.inner_exception).splitlines()[0]}"
+            print(f"running without torch.compile, 1.5 to 2.5 times slower: {why}", file=sys.stderr)
+            return self.step(*given)
+
+
 class Steps(NamedTuple):
     """A gradient step there and back, as they stand above or compiled."""
 
     forward: Callable[..., Tensor] = forward_step
     reverse: Callable[..., tuple[Tensor, ...]] = reverse_step
 
+    @property
+    def compiled(self) -> bool:
+        """Whether both are, and compiling has not failed."""
+        return all(isinstance(step, Compiled) and step.works for step in self)
+
 
 EAGER = Steps()
 
 
 def compiled_steps() -> Steps:
-    """The same functions through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache
-    (`real_gradient` would gain nothing). Without a C++ compiler: the functions as they stand, and a line says so."""
-    if not shutil.which(os.environ.get("CXX", "g++")):
-        print("no C++ compiler: running without torch.compile, 1.5 to 2.5 times slower", file=sys.stderr)
-        return EAGER
+    """The same functions compiled (`real_gradient` would gain nothing)."""
     torch.compiler.reset()  # another configuration's shapes do not count towards the limit of recompilations
-    return Steps(torch.compile(forward_step, dynamic=False), torch.compile(reverse_step, dynamic=False))
+    return Steps(Compiled(forward_step), Compiled(reverse_step))
 
 
 def train(

@@ -205,12 +205,24 @@ def test_the_public_function_takes_modules_and_weight_dicts():
 def test_compiled_steps_agree_with_eager_ones(case):
     """In float64: in float32 another order of a sum can switch a ReLU or a maximum."""
     steps = compiled_steps()
-    if steps is EAGER:
-        pytest.skip("no C++ compiler")
     given = case.network, *build(case)
     expected, found = (meta_gradient(*given, step_functions=way)[1] for way in (EAGER, steps))
+    if not steps.compiled:
+        pytest.skip("no C++ compiler")
     for name, g in parts(found).items():
         assert (g - parts(expected)[name]).norm() / parts(expected)[name].norm() < 1e-9, name
+
+
+def test_where_compiling_fails_steps_run_as_they_stand(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier
+    steps, given = compiled_steps(), (CASES[0].network, *build(CASES[0]))
+    assert steps.compiled and not EAGER.compiled
+    expected, found = (meta_gradient(*given, step_functions=way)[1] for way in (EAGER, steps))
+    assert torch.equal(found.images, expected.images)
+    assert not steps.compiled
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("running without torch.compile") for line in said), said
 
 
 def on(device: str, case: Case, dtype: torch.dtype = torch.float64):

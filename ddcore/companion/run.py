@@ -80,7 +80,6 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     pool = inits.pool(config, device) if pretrained else None
     p = inits.init_law(config, network)
     steps = compiled_steps() if compiled else EAGER
-    compiled = steps is not EAGER
     environment = records.environment(device, compiled, process()[1])
     if config.images == "distilled":
         distilled, how = distill(
@@ -94,6 +93,7 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
     if process()[0] > 0:
         return None
     before = how.pop("before", 0.0)
+    environment["compiled"] = steps.compiled
     environment["device"] = "; ".join(how.pop("devices", [environment["device"]]))
     how |= {"pool": pool} if pretrained else {}
     stored = None
