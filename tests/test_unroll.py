@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 import ddcore
@@ -214,7 +215,7 @@ def test_compiled_steps_agree_with_eager_ones(case):
 
 
 def test_where_compiling_fails_steps_run_as_they_stand(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier
     steps, given = compiled_steps(), (CASES[0].network, *build(CASES[0]))
     assert steps.compiled and not EAGER.compiled
