@@ -114,16 +114,18 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
 
     # From random inits what counts is the number of networks; the rate of a single step has far to go.
     one_step = {"mnist": dict(samples=64, batch=32, iterations=800, image_rate=0.06, raw_rate=0.02, first_lr=0.4)}
-    one_step["cifar10"] = one_step["mnist"] | dict(samples=16, batch=64, iterations=240, first_lr=0.1)
-    one_step["cifar10"] |= dict(checks=6, chosen_on=50)
+    one_step["cifar10"] = one_step["mnist"] | dict(
+        samples=16, batch=64, iterations=400, image_rate=0.08, first_lr=0.1, noise=1.0, checks=10, chosen_on=50
+    )
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
     images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
-    images["cifar10"] = {1: dict(iterations=400, noise=1.0, image_rate=0.08, first_lr=0.07, checks=4, chosen_on=30)}
+    images["cifar10"] = {1: dict(first_lr=0.07, checks=4, chosen_on=30)}
+    images["cifar10"][5] = dict(iterations=240, image_rate=0.06, noise=0.2, checks=6)
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
     many_steps["cifar10"] = dict(samples=8)
     steps = {"mnist": {5: dict(samples=64, batch=64, iterations=2000, average=0.98, chosen_on=100)}}
-    steps["cifar10"] = {5: dict(batch=64, iterations=1200, checks=6), 10: dict(iterations=600)}
+    steps["cifar10"] = {5: dict(samples=16, iterations=1000, image_rate=0.06, chosen_on=20), 10: dict(iterations=600)}
     epochs = {"mnist": dict(samples=8, batch=256, iterations=500, image_rate=0.04, raw_rate=0.01)}
     epochs["cifar10"] = dict(iterations=250)
 
