@@ -34,9 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore import networks
 from ddcore.companion.experiments import Config
-from ddcore.companion.records import environment, find
+from ddcore.companion.records import environment, find, here
 from ddcore.companion.run import check_device, keep_freed_memory
-from ddcore.datasets import is_available, load
+from ddcore.datasets import load
 from ddcore.distill import _start
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
@@ -252,9 +252,9 @@ def one_faithful_step(config: dict) -> float:
 def rounding() -> dict:
     """The cosine between the meta-gradient in float64 and in fewer bits, of single networks and of their mean, where
     Fig. 3b's outer loop starts and where it ended; and the seconds of an outer step of one network, compiled."""
-    record, copies = find("fig3b"), ("cifar10", "cifar10-jpeg")
-    if not (copy := next(filter(is_available, copies), None)):
-        sys.exit(f"rounding needs {copies[0]} or {copies[1]}: `ddcore data` says how to get it")
+    record, copy = find("fig3b"), here("cifar10")
+    if not copy:
+        sys.exit("rounding needs CIFAR-10: `ddcore data` says how to get it")
     data, c, last = load(copy).to(DEVICE), Config(**record.config), record.distilled.to(DEVICE)
     first = _start(data, c.steps, c.epochs, c.per_class, c.soft_labels, c.recipe, c.seed)
     network, samples = AlexCifarNet(), [generator(j) for j in range(4)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from ddcore.companion.experiments import EXPERIMENTS, configure, resolve
-from ddcore.datasets import cache_folder
+from ddcore.datasets import cache_folder, is_available
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
 
@@ -126,6 +126,11 @@ def find(experiment: str) -> Record | None:
     config = configure(experiment)
     copies = (config.model_copy(update={"dataset": d}) for d in (config.dataset, COPIES.get(config.dataset)) if d)
     return next(filter(None, (at(experiment, copy.key) for copy in copies)), None)
+
+
+def here(dataset: str) -> str | None:
+    """The dataset, or else the copy of it, that this machine has; None where it has neither."""
+    return next((name for name in (dataset, COPIES.get(dataset)) if name and is_available(name)), None)
 
 
 def everywhere() -> list[Record]:

@@ -11,7 +11,6 @@ from ddcore.companion import inits, records
 from ddcore.companion.cost import cost
 from ddcore.companion.experiments import EXPERIMENTS, Config
 from ddcore.companion.run import check_device, run
-from ddcore.datasets import is_available
 from ddcore.errors import InputError, MachineError, full_memory_named
 
 
@@ -30,7 +29,7 @@ def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
     ratios = [r.environment["seconds"] / cost(EXPERIMENTS[r.folder.parent.name]) for r in records.everywhere()]
     ratio, found = statistics.median(ratios) if ratios else 1.0, []
     seen = set()
-    here = cache(lambda name: next(filter(is_available, filter(None, (name, records.COPIES.get(name)))), None))
+    here = cache(records.here)
     for name in list(EXPERIMENTS)[shard[0] - 1 :: shard[1]]:
         config = EXPERIMENTS[name]
         if records.find(name) is None:
