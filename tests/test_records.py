@@ -71,6 +71,7 @@ def test_scales_change_only_the_numbers():
     assert paper.model_dump(exclude={"iterations", "nets"}) == laptop.model_dump(exclude={"iterations", "nets"})
     assert (smoke.dataset, smoke.network, smoke.steps, smoke.epochs) == ("digits", "lenet", paper.steps, paper.epochs)
     assert configure("fig2a", "laptop").nets == configure("fig2a").nets == 1
+    assert configure("table1-cifar10-many-5", "laptop").samples == 4
 
 
 def test_faithful_is_the_paper_s_recipe_and_its_record_says_so():
