@@ -308,12 +308,8 @@ def torchvision_datasets():
     try:
         import torchvision.datasets
     except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)  # the declarations live as long as the library object
+            declaration = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", declaration)
         import torchvision.datasets
     return torchvision.datasets
-
-
-_declared: list[torch.library.Library] = []

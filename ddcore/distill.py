@@ -117,11 +117,11 @@ def distill(
     if held_out is None:
         held_out = torch.stack([p(generator(seed, "validation", j)) for j in range(10)]).to(device)
     checkpoint = checkpoint and Path(checkpoint)
-    start = _start(data, steps, epochs, per_class, soft_labels, recipe, seed)
+    asked = (steps, epochs, per_class, soft_labels, recipe, seed)
+    start = _start(data, *asked)
     start.meta.update(architecture=network.name, objective=getattr(objective, "__name__", "objective"))
     state = OuterState(start, recipe)
-    asked = (steps, epochs, per_class, soft_labels, recipe, seed)
-    identity = f"{identity} {data.sha256} {network.name} {asked}"
+    identity = f"{identity} {data.sha256} {network.name} {network.shapes} {asked}"
     before = state.share(state.load(checkpoint, identity) if checkpoint and rank == 0 else 0.0)
     if device_name and device_name not in state.devices:
         state.devices.append(device_name)
@@ -175,8 +175,7 @@ def _start(
     n = classes * per_class
     images = recipe.noise * torch.randn(steps, n, channels, side, side, generator=generator(seed, "images"))
     start = class_major(data, images, torch.full((epochs, steps), recipe.first_lr))
-    soft = F.one_hot(start.labels, classes).float() if soft_labels else None
-    return replace(start, soft_labels=soft).to(device)
+    return replace(start, soft_labels=start.targets() if soft_labels else None).to(device)
 
 
 def _accuracy(network: Network, distilled: DistilledData, held_out: Tensor, data: Dataset) -> Tensor:
@@ -238,11 +237,10 @@ class OuterState:
         self.learned = [t.clone() for t in start.learned()]
         self.learned[1] = start.lrs.expm1().log()  # raw: softplus(raw) = rate
         self.adam = torch.optim.Adam([{"params": [t]} for t in self.learned], betas=(0.5, 0.999))
-        for t in self.learned:  # Adam makes its state at the first step; make it now, so that it can always be saved
-            t.grad = torch.zeros_like(t)
-        self.adam.step()
-        for moments in self.adam.state.values():
-            moments["step"].zero_()
+        for t in self.learned:  # Adam makes its state at the first step; made here, it can always be saved
+            self.adam.state[t] = {
+                "step": torch.zeros(()), "exp_avg": torch.zeros_like(t), "exp_avg_sq": torch.zeros_like(t)
+            }  # fmt: skip
         self.mean = [t.clone() for t in self.learned] if recipe.average else []
         self.k, self.returns, self.history, self.devices = 0, 0, [], []
         self.remember(0.0, self.learned)
@@ -288,13 +286,7 @@ class OuterState:
         """Everything that changes from step to step, by name; the tensors themselves, not copies."""
         found = {}
         for name, t in zip(LEARNED, self.learned, strict=False):
-            moments = self.adam.state[t]
-            found |= {
-                name: t,
-                f"{name}.m": moments["exp_avg"],
-                f"{name}.v": moments["exp_avg_sq"],
-                f"{name}.t": moments["step"],
-            }
+            found |= {name: t} | {f"{name}.{what}": moment for what, moment in self.adam.state[t].items()}
         return found | {f"{name}.mean": t for name, t in zip(LEARNED, self.mean, strict=False)}
 
     def _stored(self) -> dict[str, Tensor]:

@@ -53,7 +53,6 @@ class Network:
     shapes: dict[str, tuple[int, ...]]
     channels: int
     size: int
-    classes: int
     start: Weights = {}  # of parameters with a single axis; those not named start at 0
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
@@ -73,9 +72,12 @@ class Network:
         """{name: [N, *shape]} or {name: [*shape]} (one network) -> theta [N, P]; a tensor is returned as it is."""
         if isinstance(weights, Tensor):
             return weights
-        if set(weights) != set(self.shapes):
-            odd = sorted(set(weights) ^ set(self.shapes))
-            raise InputError(f"the weights do not belong to {self.name}: {odd[0]} is missing or unknown")
+        for name in sorted({*weights, *self.shapes}):
+            if name not in weights or name not in self.shapes:
+                raise InputError(f"the weights do not belong to {self.name}: {name} is missing or unknown")
+            found, shape = tuple(weights[name].shape), self.shapes[name]
+            if found[len(found) - len(shape) :] != shape:
+                raise InputError(f"the weights do not belong to {self.name}: {name} is {found}, not {shape}")
         return torch.cat([weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()], dim=1)
 
     def init(self, law: str, rng: torch.Generator | None = None) -> Tensor:
@@ -105,7 +107,7 @@ class LeNet(Network):
     def __init__(self, channels: int = 1, size: int = 28, classes: int = 10):
         if size not in (28, 32):
             raise InputError(f"LeNet takes images of 28x28 or 32x32, not {size}x{size}")
-        self.channels, self.size, self.classes = channels, size, classes
+        self.channels, self.size = channels, size
         self.shapes = {
             "conv1.weight": (6, channels, 5, 5), "conv1.bias": (6,),
             "conv2.weight": (16, 6, 5, 5), "conv2.bias": (16,),
@@ -143,7 +145,7 @@ class AlexCifarNet(Network):
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
         if size != 32:
             raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
-        self.channels, self.size, self.classes = channels, size, classes
+        self.channels, self.size = channels, size
         self.shapes = {
             "conv1.weight": (64, channels, 5, 5), "conv1.bias": (64,),
             "conv2.weight": (64, 64, 5, 5), "conv2.bias": (64,),

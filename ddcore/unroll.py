@@ -85,16 +85,12 @@ class Compiled:
     def __init__(self, step: Callable):
         self.step, self.call = step, torch.compile(step, dynamic=False)
 
-    @property
-    def works(self) -> bool:
-        return self.call is not self.step
-
     def __call__(self, *given):
         try:
             return self.call(*given)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             self.call = self.step
-            why = f"{type(error.inner_exception).__name__}: {str(error.inner_exception).splitlines()[0]}"
+            why = f"{type(error.inner_exception).__name__}: {error.inner_exception}".splitlines()[0]
             print(f"running without torch.compile, 1.5 to 2.5 times slower: {why}", file=sys.stderr)
             return self.step(*given)
 
@@ -108,7 +104,7 @@ class Steps(NamedTuple):
     @property
     def compiled(self) -> bool:
         """Whether both are, and compiling has not failed."""
-        return all(isinstance(step, Compiled) and step.works for step in self)
+        return all(isinstance(way, Compiled) and way.call is not way.step for way in self)
 
 
 EAGER = Steps()
@@ -209,7 +205,7 @@ class CapturedMetaGradient:
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     result = self.plain(copy, theta, (images, answers))
             except RuntimeError as error:
-                cause = str(error.__context__ or error).splitlines()[0]  # leaving `graph` raises an error of its own
+                cause = f"{error.__context__ or error}".partition("\n")[0]  # leaving `graph` raises an error of its own
                 print(f"running without a CUDA graph, several times slower: {cause}", file=sys.stderr)
                 return None
         torch.cuda.current_stream(theta.device).wait_stream(stream)

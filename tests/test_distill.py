@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -190,11 +191,15 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, monkeypatch, averag
     assert again["before"] > 0 and again["devices"] == ["one", "another"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another configuration", "other arguments", "not one at all"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "another configuration", "other arguments", "another module", "not one at all"]
+)
 def test_a_checkpoint_that_cannot_be_used_is_named_and_set_aside(tmp_path, monkeypatch, capsys, damage):
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
     path = tmp_path / "c.safetensors"
-    quick(checkpoint=path, identity="a", **({"seed": 1} if damage == "other arguments" else {}))
+    larger = ModuleStack(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    other = {"other arguments": {"seed": 1}, "another module": {"network": larger, "p": partial(larger.init, "xavier")}}
+    quick(checkpoint=path, identity="a", **other.get(damage, {}))
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "not one at all":

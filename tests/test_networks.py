@@ -118,6 +118,18 @@ def test_images_of_another_shape_are_named(network, shape):
         network(network.init("xavier")[None], torch.zeros(2, *shape))
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [(lambda w: w.pop("fc1.bias"), "missing or unknown"), (lambda w: w.update(fc=w["fc1.bias"]), "missing or unknown"),
+     (lambda w: w.update({"fc1.weight": w["fc1.weight"].mT}), r"fc1.weight is \(1, 400, 120\), not \(120, 400\)")],
+)  # fmt: skip
+def test_weights_of_another_network_are_named(change, said):
+    weights = LeNet().unflatten(LeNet().init("xavier")[None])
+    change(weights)
+    with pytest.raises(InputError, match=said):
+        LeNet().flatten(weights)
+
+
 def test_a_network_s_name_is_enough_where_the_images_are_at_hand():
     rng = generator(0)
     network, images, labels = LeNet(3, 32, 10), torch.randn(6, 3, 32, 32, generator=rng), torch.arange(6)

@@ -225,6 +225,11 @@ def test_normalise_leaves_nothing_that_differs_by_run(folder):
     assert notebooks.dumps(notebooks.normalise(again)) == texts[0]
 
 
+def test_normalise_keeps_a_picture_in_the_text():
+    cell = new_markdown_cell("![a digit](attachment:a.png)", attachments={"a.png": {"image/png": "AAAA"}})
+    assert notebooks.normalise(new_notebook(cells=[cell])).cells[0].attachments == cell.attachments
+
+
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_notebooks_are_normalised(path):
     text = path.read_text("utf-8")

@@ -330,6 +330,14 @@ def test_verify_takes_the_first_networks(apart):
         assert agrees and f"record {100 * sum(first) / len(first):.2f} %" in line and f"n = {len(first)}" in line
 
 
+def test_verify_fails_a_record_of_fewer_networks(apart):
+    found = run.run("tiny-random")
+    for name, stated in found.metrics.items():
+        found.metrics[name] = records.metric(torch.tensor(stated["values"][:2], dtype=torch.float64))
+    agrees, line = run.verify(found, 2)
+    assert not agrees and "test_accuracy has not one value for each network" in line
+
+
 def test_fewer_outer_steps_than_comparisons_still_learn(apart):
     """Otherwise the noise that the images start from would be taken for the best."""
     found = run.run("tiny", overrides={"iterations": "1"})

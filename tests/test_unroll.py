@@ -16,6 +16,7 @@ from ddcore.networks import AlexCifarNet, LeNet, ModuleStack, Network, generator
 from ddcore.unroll import (
     EAGER,
     CapturedMetaGradient,
+    Compiled,
     compiled_steps,
     cross_entropy,
     meta_gradient,
@@ -224,6 +225,15 @@ def test_where_compiling_fails_steps_run_as_they_stand(monkeypatch, capsys, tmp_
     assert not steps.compiled
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all(line.startswith("running without torch.compile") for line in said), said
+
+
+def test_a_compiler_that_fails_without_a_word_is_named(capsys):
+    def mute(*_):
+        raise AssertionError
+
+    step = Compiled(torch.exp)
+    step.call = torch.compile(step.step, backend=mute)
+    assert step(torch.zeros(1)) == 1 and "slower: AssertionError" in capsys.readouterr().err
 
 
 def on(device: str, case: Case, dtype: torch.dtype = torch.float64):

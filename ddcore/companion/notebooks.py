@@ -198,7 +198,6 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT_METADATA if cell.metadata.get(key)})
-        cell.pop("attachments", None)
         if cell.cell_type != "code":
             continue
         count += 1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddcore.companion import baseline_runs, inits, records
 from ddcore.companion.cost import COMPILE_FROM, gradients
-from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, parse, resolve
+from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder, load
 from ddcore.distill import distill, process
@@ -41,7 +41,7 @@ def run(
     torchrun the first process returns what was computed now, the others None."""
     config, experiment = configure(name, scale, overrides), resolve(name)
     defined = configure(name, scale)
-    said = {n: parse(n, text) for n, text in (overrides or {}).items() if n != "dataset"}
+    said = {n: getattr(config, n) for n in overrides or () if n != "dataset"}
     said = {n: value for n, value in said.items() if value != getattr(defined, n)}
     own_images = "folder:" in config.dataset + config.source  # which may have changed since a record was made
     if not (force or own_images) and (found := records.at(experiment, config.key)) is not None:
@@ -192,6 +192,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     pretrained = config.pretrained_on or config.images == "all"
     there = min(config.nets, inits.COMMITTED[config.network]) if pretrained else config.nets
     total = 1 if config.fixed else min(nets or there, there)
+    tested = 1 if config.fixed or config.images == "neighbour-centres" else config.nets
     trained = how.get("pool", {}).get("training")
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
@@ -210,13 +211,14 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     if said := _said(faults):
         return False, f"{record.experiment} FAIL ({said})"
     now = measure(config, network, stored, how, data, total)
-    for name in now.keys() | record.metrics.keys():
+    for name in {**now, **record.metrics}:
         if name not in now or not record.metrics.get(name, {}).get("values"):
             faults[f"{name} is not one of its metrics, or has no values"] = True
             continue
         stated = record.metrics[name]
         again = records.metric(torch.tensor(stated["values"], dtype=torch.float64))
         faults[f"{name} is another"] = _moved(stated["values"][:total], now[name]["values"])
+        faults[f"{name} has not one value for each network"] = len(stated["values"]) != tested
         for what in ("mean", "std", "n"):
             faults[f"{name}'s {what} is not that of its values"] = _differ(again[what], stated.get(what, math.nan))
     said = _said(faults)
