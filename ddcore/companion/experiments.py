@@ -120,7 +120,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     )
     # More images soon change the loss by less than accuracies differ: what helps is to choose on many networks.
     chosen = dict(iterations=400, average=0.98, noise=1.0, first_lr=0.3, chosen_on=100)
-    images = {"mnist": {5: chosen} | dict.fromkeys((10, 20, 30), chosen | dict(samples=32))}
+    images = {"mnist": {5: chosen | dict(checks=40, chosen_on=400), 10: chosen | dict(samples=32)}}
+    images["mnist"] |= dict.fromkeys((20, 30), chosen | dict(samples=32, checks=20, chosen_on=200))
     images["cifar10"] = {1: dict(first_lr=0.07, checks=4, chosen_on=30)}
     images["cifar10"][5] = dict(iterations=240, image_rate=0.06, noise=0.2, checks=6)
     many_steps = {"mnist": dict(samples=16, batch=128, iterations=400, image_rate=0.04, raw_rate=0.01)}
