@@ -27,6 +27,7 @@ def metric(mean, std=None, values=(), n=200):
 
 
 def record(metrics, data="mnist", lrs=((0.3,), (0.2,), (0.1,)), distillation=None, **config):
+    config = experiments.Config(dataset=data).model_dump() | config
     return SimpleNamespace(
         metrics=metrics, config=config, data={"name": data}, distilled=SimpleNamespace(lrs=lrs),
         distillation=distillation or {},
@@ -258,7 +259,9 @@ def test_setup_is_equal_or_not():
     assert judge({"e1": ours, "e2": other}, claim).verdict(claim) == "partly"
     assert judge({"e1": ours}, claim).verdict(claim) == "partly"
     assert judge({"e1": other, "e2": other}, claim).verdict(claim) == "not reproduced"
-    assert judge({"e1": record({"test_accuracy": metric(1)})}, claim).verdict(claim) == "not run"
+    mistyped = claim.model_copy(update={"field": "image"})
+    with pytest.raises(KeyError):
+        judge({"e1": ours, "e2": ours}, mistyped).verdict(mistyped)
     nets = claim.model_copy(update={"value": 200, "field": "nets"})
     assert judge({"e1": ours, "e2": ours}, nets).verdict(nets) == "reproduced"
     rates = claim.model_copy(update={"value": [0.001, 0.3], "field": "rates"})
