@@ -259,6 +259,7 @@ def test_setup_is_equal_or_not():
     assert judge({"e1": ours, "e2": other}, claim).verdict(claim) == "partly"
     assert judge({"e1": ours}, claim).verdict(claim) == "partly"
     assert judge({"e1": other, "e2": other}, claim).verdict(claim) == "not reproduced"
+    assert judge({}, claim).verdict(claim) == "not run"
     mistyped = claim.model_copy(update={"field": "image"})
     with pytest.raises(KeyError):
         judge({"e1": ours, "e2": ours}, mistyped).verdict(mistyped)

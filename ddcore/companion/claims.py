@@ -221,8 +221,7 @@ class Judge:
     def _setup(self, claim: Claim, experiment: str) -> float:
         record = self.record(experiment)
         said = dict(record.config, nets=next(iter(record.metrics.values()))["n"])
-        if {"per_class", "steps"} <= said.keys():
-            said["images"] = said["per_class"] * said["steps"] * 10  # ten classes everywhere
+        said["images"] = said["per_class"] * said["steps"] * 10  # ten classes everywhere
         tried = record.distillation.get("validation_accuracy_by_rate", {})
         said["rates"] = [float(rate) for rate in tried if rate != "learned"]
         if claim.deviation:
