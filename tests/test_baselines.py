@@ -16,7 +16,7 @@ from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
 from ddcore.unroll import train
 
-KINDS = [kind for kind in IMAGES if kind != "distilled"]
+KINDS = [kind for kind in IMAGES if kind not in ("distilled", "one-network")]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,20 @@ def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeyp
 
     half = {"mean": 0.5, "std": None, "n": 1, "values": [0.5]}
     assert not verify(record.model_copy(update={"metrics": {"test_accuracy": half}}))[0]
+
+
+def test_images_of_one_network_are_those_of_its_record_and_meet_others(apart, monkeypatch):
+    alone = Config(dataset="digits", fixed=True, nets=1, steps=2, iterations=40, batch=64, image_rate=0.1)
+    others = alone.model_copy(update={"images": "one-network", "fixed": False, "nets": 5})
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-alone", alone)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-others", others)
+    with pytest.raises(InputError, match="its images are not here"):
+        run("tiny-others", compile="off")
+    made, record = run("tiny-alone", compile="off"), run("tiny-others", compile="off")
+    assert torch.equal(record.distilled.images, made.distilled.images) and record.distilled.init is None
+    assert record.distillation["made_for"] == f"tiny-alone/{alone.key}"
+    scores = [r.metrics["test_accuracy"] for r in (record, made)]
+    assert scores[0]["n"] == 5 and max(scores[0]["values"]) < scores[1]["mean"] and verify(record)[0]
 
 
 def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):

@@ -16,7 +16,7 @@ def gradients(config: Config) -> float:
     if config.images == "all":
         images = 1_500 if config.dataset == "digits" else 50_000
         return config.nets * config.epochs * images * REAL[config.network]
-    if config.images.startswith("neighbour"):
+    if config.images.startswith("neighbour") or config.images == "one-network":
         return 0.0
     sample = config.steps * config.epochs * config.per_class**0.5 * INNER[config.network]  # as measured
     return config.iterations * config.samples * (sample + config.batch * REAL[config.network])
@@ -30,6 +30,7 @@ def cost(config: Config) -> float:
     choices = {
         "distilled": config.checks * inits.choosing(config) * (2 if config.average else 1),
         "all": 0,
+        "one-network": 0,
         "best-of-many": rates + 5 * config.nets,
     }.get(config.images, rates)
     return gradients(config) + (5_000 * choices + 2 * config.nets * 10_000) * LOGITS[config.network]

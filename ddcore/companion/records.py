@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from ddcore.companion.experiments import EXPERIMENTS, configure, resolve
+from ddcore.companion.experiments import EXPERIMENTS, Config, configure, resolve
 from ddcore.datasets import cache_folder, is_available
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
@@ -119,6 +119,12 @@ def at(experiment: str, key: str) -> Record | None:
     """The record of a configuration's key, where there is one."""
     folders = [root / resolve(experiment) / key for root in roots()]
     return next((read(f) for f in folders if (f / "record.json").is_file()), None)
+
+
+def of(config: Config) -> Record | None:
+    """The record of a configuration, under whatever experiment it stands."""
+    found = (file.parent for root in roots() for file in sorted(root.glob(f"*/{config.key}/record.json")))
+    return next(map(read, found), None)
 
 
 def find(experiment: str) -> Record | None:
