@@ -7,7 +7,6 @@ executed copies stay in `_build/executed`; the pages are written to `_build/html
 
 import hashlib
 import io
-import json
 import os
 import platform
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import nbformat
 
-from ddcore.companion import claims, notebooks
+from ddcore.companion import claims, notebooks, records
 from ddcore.datasets import cache_folder, data_root
 from ddcore.errors import InputError, MachineError
 
@@ -151,10 +150,9 @@ def claims_table() -> str:
 
 
 def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
-    """What ran live while building, from papermill's times, and the records shown, as Markdown tables.
+    """What ran live while building, from papermill's times, and how every record was made, as Markdown tables.
 
-    A cell tagged `live` computes a result; `record:EXPERIMENT` (a pattern is allowed) says which committed
-    records a cell shows.
+    A cell tagged `live` computes a result; `record:EXPERIMENT` (a pattern is allowed) says which records a cell shows.
     """
     import torch
 
@@ -166,28 +164,23 @@ def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
         "| Notebook | run live [s] | whole notebook [s] | records shown |",
         "|---|--:|--:|---|",
     ]
-    shown: dict[Path, dict] = {}
+    made = {record.experiment: record for record in records.everywhere()}
     for name, notebook in executed.items():
         tags = [(tag, cell) for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
         live = sum(cell.metadata.papermill.duration for tag, cell in tags if tag == "live")
         patterns = list(dict.fromkeys(tag.split(":")[1] for tag, _ in tags if tag.startswith("record:")))
         for pattern in patterns:
-            paths = sorted(ROOT.glob(f"results/{pattern}/*/record.json"))
-            found = {path: json.loads(path.read_text("utf-8")) for path in paths}
-            found = {path: record for path, record in found.items() if record["scale"] == "paper"}
-            if not found:
+            if not any(fnmatch(experiment, pattern) for experiment in made):
                 raise InputError(f"{name} is tagged record:{pattern}, and results/ has no such record")
-            shown |= found
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         seconds = f"{live:.1f} | {notebook.metadata.papermill.duration:.1f}"
         lines.append(f"| [{title}](notebooks/{name}) | {seconds} | {', '.join(patterns) or 'none'} |")
-    if shown:
-        lines += ["", "| Record | device | seconds | torch | commit | data |", "|---|---|--:|---|---|---|"]
-    for record in shown.values():
-        made = record["environment"]
-        at = str(made["commit"])[:10] + ("-and-changes" if made["dirty"] else "")
-        where = f"{made['device']} | {made['seconds']:,.0f} | {made['torch']} | {at}"
-        lines.append(f"| {record['experiment']} | {where} | {record['data']['name']} |")
+    lines += ["", "| Record | accuracy [%] | device | seconds | torch | commit | data |", "|---|--:|---|--:|---|---|---|"]
+    for experiment, record in made.items():
+        how = record.environment
+        at = str(how["commit"])[:10] + ("-and-changes" if how["dirty"] else "")
+        where = f"{how['device']} | {how['seconds']:,.0f} | {how['torch']} | {at}"
+        lines.append(f"| {experiment} | {record.accuracy} | {where} | {record.data['name']} |")
     return "\n".join(lines) + "\n"
 
 
