@@ -175,7 +175,11 @@ def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         seconds = f"{live:.1f} | {notebook.metadata.papermill.duration:.1f}"
         lines.append(f"| [{title}](notebooks/{name}) | {seconds} | {', '.join(patterns) or 'none'} |")
-    lines += ["", "| Record | accuracy [%] | device | seconds | torch | commit | data |", "|---|--:|---|--:|---|---|---|"]
+    lines += [
+        "",
+        "| Record | accuracy [%] | device | seconds | torch | commit | data |",
+        "|---|--:|---|--:|---|---|---|",
+    ]
     for experiment, record in made.items():
         how = record.environment
         at = str(how["commit"])[:10] + ("-and-changes" if how["dirty"] else "")
