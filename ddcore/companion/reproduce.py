@@ -1,5 +1,6 @@
 """Run what has no record yet at the paper's scale, most valuable first. Idempotent; can be stopped and split."""
 
+import re
 import signal
 import statistics
 import sys
@@ -26,14 +27,13 @@ class Missing(NamedTuple):
 
 def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
     """What is to be done, in order; `shard` (k, n) takes every n-th experiment, from the k-th."""
-    ratios = [r.environment["seconds"] / cost(EXPERIMENTS[r.folder.parent.name]) for r in records.everywhere()]
-    ratio, found = statistics.median(ratios) if ratios else 1.0, []
-    seen = set()
+    found, seen, as_recorded = [], set(), ratios()
     here = cache(records.here)
     for name in list(EXPERIMENTS)[shard[0] - 1 :: shard[1]]:
         config = EXPERIMENTS[name]
         if records.find(name) is None:
             absent = next((n for n in (config.dataset, config.source) if n and here(n) is None), "")
+            ratio = as_recorded.get(config.network, 1.0)
             seconds = ratio * cost(config)
             training = inits.training_of(config)
             if config.pretrained_on and training.key not in seen:  # the first trains the pool
@@ -41,6 +41,16 @@ def missing(shard: tuple[int, int] = (1, 1)) -> list[Missing]:
                 seconds += ratio * inits.untrained(config) * cost(training.model_copy(update={"nets": 1}))
             found.append(Missing(name, config, here(config.dataset), absent, seconds))
     return found
+
+
+def ratios() -> dict[str, float]:
+    """By network: the median of what processors took for its records, in core-seconds, over what `cost` says."""
+    found: dict[str, list[float]] = {}
+    for record in records.everywhere():
+        config, made = EXPERIMENTS[record.experiment], record.environment
+        if re.fullmatch(r"[^;]* cores", made["device"]):
+            found.setdefault(config.network, []).append(made["seconds"] * made["threads"] / cost(config))
+    return {network: statistics.median(values) for network, values in found.items()}
 
 
 def plan(shard: tuple[int, int] = (1, 1)) -> str:
