@@ -28,7 +28,7 @@ from ddcore.networks import Network
 from ddcore.unroll import EAGER, compiled_steps, train_in_float64
 
 STACK = 10  # networks tested at once
-# Of a mean accuracy that is derived again: a tenth of a percentage point. In float32, which most records were measured
+# Of a mean accuracy that is derived again: a tenth of a percentage point. In float32, which many records were measured
 # in, rounding can send a single network far from its place, so of 20 and more the one that differs most is left out.
 TOLERANCE = 0.001
 
