@@ -167,7 +167,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     # Section 3.2: Fig. 2's images on networks that they were not made for.
     for fig2 in ("fig2a", "fig2b"):
         defined[f"others-{fig2}"] = with_(defined[fig2], images="one-network", fixed=False, nets=200)
-    # Beyond the paper: what Fig. 3a's hundred images can do in ten epochs, with labels one hot or learned.
+    # Beyond the paper: labels learned too, and what Fig. 3a's hundred images can do in ten epochs.
+    defined["soft-fig2a"] = with_(defined["fig2a"], soft_labels=True, label_rate=0.002)
     defined["epochs-mnist-10"] = with_(defined["fig3a"], epochs=10, iterations=800, samples=8, average=0.98)
     defined["soft-mnist-10"] = with_(defined["epochs-mnist-10"], soft_labels=True, label_rate=0.005)
     # Fig. 3a's images for each law of initial weights, with one short outer loop.
