@@ -21,6 +21,7 @@ from pathlib import Path
 import nbformat
 
 from ddcore.companion import claims, notebooks, records
+from ddcore.companion.experiments import ALIASES
 from ddcore.datasets import cache_folder, data_root
 from ddcore.errors import InputError, MachineError
 
@@ -164,14 +165,15 @@ def run_table(executed: dict[str, nbformat.NotebookNode]) -> str:
         "| Notebook | run live [s] | whole notebook [s] | records shown |",
         "|---|--:|--:|---|",
     ]
-    made = {record.experiment: record for record in records.everywhere()}
+    made = {record.folder.parent.name: record for record in records.everywhere()}
+    named = [*made, *(alias for alias, name in ALIASES.items() if name in made)]
     for name, notebook in executed.items():
         tags = [(tag, cell) for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
         live = sum(cell.metadata.papermill.duration for tag, cell in tags if tag == "live")
         patterns = list(dict.fromkeys(tag.split(":")[1] for tag, _ in tags if tag.startswith("record:")))
         for pattern in patterns:
-            if not any(fnmatch(experiment, pattern) for experiment in made):
-                raise InputError(f"{name} is tagged record:{pattern}, and results/ has no such record")
+            if not any(fnmatch(experiment, pattern) for experiment in named):
+                raise InputError(f"{name} is tagged record:{pattern}, and there is no such record")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         seconds = f"{live:.1f} | {notebook.metadata.papermill.duration:.1f}"
         lines.append(f"| [{title}](notebooks/{name}) | {seconds} | {', '.join(patterns) or 'none'} |")

@@ -1,13 +1,15 @@
 """Real images, averages, centres and neighbours: the sources on the embedded digits, and their records."""
 
+import shutil
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
 from ddcore import baselines, datasets
 from ddcore.companion import experiments
-from ddcore.companion.experiments import IMAGES, Config
+from ddcore.companion.experiments import BASELINES, Config
 from ddcore.companion.run import run, verify
 from ddcore.distilled import class_major
 from ddcore.errors import InputError
@@ -16,7 +18,7 @@ from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
 from ddcore.unroll import train
 
-KINDS = [kind for kind in IMAGES if kind not in ("distilled", "one-network")]
+KINDS = [*BASELINES, "all"]
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +102,26 @@ def test_a_baselines_record_is_verified_from_what_it_stores(kind, apart, monkeyp
 def test_images_of_one_network_are_those_of_its_record_and_meet_others(apart, monkeypatch):
     alone = Config(dataset="digits", fixed=True, nets=1, steps=2, iterations=40, batch=64, image_rate=0.1)
     others = alone.model_copy(update={"images": "one-network", "fixed": False, "nets": 5})
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-alone", alone)
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-others", others)
-    with pytest.raises(InputError, match="its images are not here"):
-        run("tiny-others", compile="off")
-    made, record = run("tiny-alone", compile="off"), run("tiny-others", compile="off")
-    assert torch.equal(record.distilled.images, made.distilled.images) and record.distilled.init is None
-    assert record.distillation["made_for"] == f"tiny-alone/{alone.key}"
+    monkeypatch.setitem(experiments.EXPERIMENTS, "small", alone)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "others-small", others)
+    record = run("others-small", overrides={"soft_labels": "true", "nets": "4"}, compile="off")
+    made = run("small", overrides={"soft_labels": "true"}, compile="off")
+    assert made.environment["started"] <= record.environment["started"]  # it was made first, and is found here
+    assert all(map(torch.equal, record.distilled.learned(), made.distilled.learned())) and record.distilled.init is None
     scores = [r.metrics["test_accuracy"] for r in (record, made)]
-    assert scores[0]["n"] == 5 and max(scores[0]["values"]) < scores[1]["mean"] and verify(record)[0]
+    assert scores[0]["n"] == 4 and max(scores[0]["values"]) < scores[1]["mean"] and verify(record)[0]
+    images = made.distilled.images
+    replace(made.distilled, images=images + 1).save(made.folder / "distilled.safetensors")
+    assert "its images are not those that one network has here" in verify(record)[1]
+    shutil.rmtree(made.folder)
+    assert not verify(record)[0]
+
+
+@pytest.mark.parametrize(("name", "scale"), [*product(("fig2a", "fig2b"), experiments.SCALES)])
+def test_others_are_tested_on_what_the_figures_experiment_makes(name, scale):
+    said = {"seed": "3", "faithful": "true"}
+    others, alone = (experiments.configure(n, scale, said) for n in (f"others-{name}", name))
+    assert others.alone.key == alone.key
 
 
 def test_an_option_that_a_baseline_does_not_have_is_refused(ddcore):

@@ -323,7 +323,7 @@ def test_the_run_table_tells_live_from_recorded(build, monkeypatch):
         build.run_table(executed)
     made = {"device": "cpu", "seconds": 1234.5, "torch": "2", "commit": "a" * 40, "dirty": True}
     record = {"accuracy": "95.31", "environment": made, "data": {"name": "mnist"}}
-    there += [SimpleNamespace(experiment=e, **record) for e in ("fig2a", "table1")]
+    there += [SimpleNamespace(folder=Path(e) / "key", **record) for e in ("fig2a", "table1")]
     table = build.run_table(executed)
     assert "| [A title](notebooks/a.ipynb) | 2.5 | 6.0 | fig* |" in table
     for experiment in ("fig2a", "table1"):  # shown by a notebook or not

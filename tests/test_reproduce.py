@@ -1,6 +1,7 @@
 """`ddcore reproduce`: what has no record is run once, what cannot be is said, and it can be stopped and split."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -47,13 +48,16 @@ def test_the_plan_takes_the_time_of_records_that_processors_made_with_the_same_n
     made = [("tiny", 200, 2, "AMD EPYC CPU, 2 cores"), ("tiny-random", 9, 4, "NVIDIA H200")]
     made += [("tiny", 5, 1, "NVIDIA H200; AMD EPYC CPU, 2 cores")]
     there = [
-        SimpleNamespace(experiment=name, environment={"seconds": seconds, "threads": threads, "device": device})
+        SimpleNamespace(
+            folder=Path("results") / name / "key",
+            environment={"seconds": seconds, "threads": threads, "world_size": 3, "device": device},
+        )
         for name, seconds, threads, device in made
     ]
     monkeypatch.setattr(reproduce.records, "everywhere", lambda: there)
-    assert reproduce.ratios() == {"lenet": 400 / cost(experiments.EXPERIMENTS["tiny"])}
+    assert reproduce.ratios() == {"lenet": 1200 / cost(experiments.EXPERIMENTS["tiny"])}
     plan = {m.name: m for m in reproduce.missing()}
-    assert plan["tiny"].seconds == pytest.approx(400)
+    assert plan["tiny"].seconds == pytest.approx(1200)
 
 
 def test_shards_share_the_work_without_overlap(few, ddcore):

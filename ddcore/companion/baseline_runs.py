@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ddcore import baselines
-from ddcore.companion import inits, records
+from ddcore.companion import inits
 from ddcore.companion.experiments import Config
 from ddcore.datasets import Dataset
 from ddcore.distill import InitLaw
 from ddcore.distilled import DistilledData, class_major
-from ddcore.errors import InputError
 from ddcore.evaluate import evaluate
 from ddcore.networks import Network, generator
 from ddcore.objectives import relabelled
@@ -35,14 +34,9 @@ def source(config: Config, data: Dataset) -> baselines.Source:
 def fit(config: Config, network: Network, data: Dataset, p: InitLaw, steps: Steps) -> tuple[DistilledData | None, dict]:
     """The rates that are best on the validation split: the learned ones or one of the paper's six; of as many random
     sets as there are test runs the fifth that is best there. Returned with the images of the first test run.
-    Training on all images leaves nothing to fit or store; images distilled for one network are those of its record."""
+    Training on all images leaves nothing to fit or store."""
     if config.images == "all":
         return None, {}
-    if config.images == "one-network":
-        made = records.of(config.model_copy(update={"images": "distilled", "fixed": True, "nets": 1}))
-        if made is None:
-            raise InputError("its images are not here; `ddcore run fig2a` (or fig2b) with the same options makes them")
-        return made.distilled.to(data.test[0].device), {"made_for": f"{made.experiment}/{made.key}"}
     draw, labelled = source(config, data), _labelled(config, data)
     images = draw(_run(config, "test", 0))
     if config.images.startswith("neighbour"):

@@ -4,7 +4,7 @@ from ddcore import baselines
 from ddcore.companion import baseline_runs, inits
 from ddcore.companion.experiments import Config
 
-COMPILE_FROM = 150  # core-seconds of gradients: compiling takes 20 to 70 s and saves a third to two thirds
+COMPILE_FROM = 150  # core-seconds of gradients: compiling takes 20 to 70 s and saves a third to three fifths
 # Core-seconds, one network: a gradient step on ten images there and back, the gradient of one real image, its logits.
 INNER = {"lenet": 0.004, "alexcifarnet": 0.1}
 REAL = {"lenet": 0.00006, "alexcifarnet": 0.002}

@@ -33,6 +33,7 @@ IMAGES = {  # what a network is trained on; "neighbour" does without a network
     "all": "all training images",
     "one-network": "images distilled for one other network",
 }
+BASELINES = {kind: said for kind, said in IMAGES.items() if kind not in ("distilled", "one-network", "all")}
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Small = Annotated[int, Field(ge=1, le=1_000)]
@@ -78,6 +79,11 @@ class Config(BaseModel):
         """Twelve hexadecimal digits of the configuration and the algorithm's version."""
         said = self.model_dump(exclude_defaults=True) | {"algorithm_version": ALGORITHM_VERSION}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def alone(self) -> "Config":
+        """Of images that were made for one network and are tested on others: how they were made."""
+        return self.model_copy(update={"images": "distilled", "fixed": True, "nets": 1})
 
     @property
     def pretrained_on(self) -> str:
@@ -161,9 +167,8 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
         }
     for data, fig3 in (("mnist", "fig3a"), ("cifar10", "fig3b")):
         like = {n: getattr(defined[fig3], n) for n in ("dataset", "network", "steps", "epochs")}
-        for kind in IMAGES:
-            if kind not in ("distilled", "all", "one-network"):
-                defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
+        for kind in BASELINES:
+            defined[f"baseline-{kind}-{data}"] = Config(images=kind, iterations=200, **like)
     # Section 3.2: Fig. 2's images on networks that they were not made for.
     for fig2 in ("fig2a", "fig2b"):
         defined[f"others-{fig2}"] = with_(defined[fig2], images="one-network", fixed=False, nets=200)
@@ -172,10 +177,9 @@ def _table() -> tuple[dict[str, Config], dict[str, str]]:
     defined["epochs-mnist-10"] = with_(defined["fig3a"], epochs=10, iterations=800, samples=8, average=0.98)
     defined["soft-mnist-10"] = with_(defined["epochs-mnist-10"], soft_labels=True, label_rate=0.005)
     # Fig. 3a's images for each law of initial weights.
+    aliases["law-mnist-xavier"] = "fig3a"
     for law in INIT_LAWS:
-        if law == defined["fig3a"].init:
-            aliases[f"law-mnist-{law}"] = "fig3a"
-        else:
+        if law != "xavier":
             defined[f"law-mnist-{law}"] = with_(defined["fig3a"], init=law)
     # From pretrained inits.
     adapt = dict(steps=10, epochs=3, network="lenet", pool=200, samples=8, iterations=1000, batch=256)
@@ -220,11 +224,12 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     if scale not in SCALES:
         raise InputError(f"unknown scale {scale!r}: one of {', '.join(SCALES)}")
     said = {n: parse(n, text) for n, text in (overrides or {}).items()}
+    made = config.images in ("distilled", "one-network")
     for lacking, which, why in (
         (not config.source, {"source"}, ""),
         (not config.pool, {"pool"}, ""),
         (config.attacked is None, {"attacked", "target"}, ""),
-        (config.images != "distilled", {"samples", "batch", "soft_labels", "faithful"}, "; nothing is distilled"),
+        (not made, {"samples", "batch", "soft_labels", "faithful"}, "; nothing is distilled"),
         (config.images == "all", {"steps", "per_class", "iterations"}, "; it goes through all images, epoch by epoch"),
         (config.images.startswith("neighbour"), READER.keys() - FOR_NEIGHBOURS, "; nothing is trained"),
     ):

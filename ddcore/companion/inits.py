@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ddcore import baselines, objectives
 from ddcore.companion import records
-from ddcore.companion.experiments import Config
+from ddcore.companion.experiments import BASELINES, Config
 from ddcore.datasets import Dataset, load
 from ddcore.distill import InitLaw
 from ddcore.errors import InputError, whole
@@ -62,7 +62,7 @@ def prepare(config: Config, device: str = "cpu", download: bool = True) -> tuple
             classes, channels = source.classes, source.shape[0]
         data = objectives.matched(data, config.source, classes, channels)
     asked(config, data)  # raises where there is no such class
-    if config.images not in ("distilled", "all"):
+    if config.images in BASELINES:
         baselines.members_of(data, 1 if config.images == "averages" else config.steps * config.per_class)
     data = data.to(device)
     return data, as_network(config.network, *data.shape, len(data.classes))

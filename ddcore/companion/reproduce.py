@@ -47,9 +47,10 @@ def ratios() -> dict[str, float]:
     """By network: the median of what processors took for its records, in core-seconds, over what `cost` says."""
     found: dict[str, list[float]] = {}
     for record in records.everywhere():
-        config, made = EXPERIMENTS[record.experiment], record.environment
+        config, made = EXPERIMENTS[record.folder.parent.name], record.environment
         if re.fullmatch(r"[^;]* cores", made["device"]):
-            found.setdefault(config.network, []).append(made["seconds"] * made["threads"] / cost(config))
+            seconds = made["seconds"] * made["threads"] * made["world_size"]
+            found.setdefault(config.network, []).append(seconds / cost(config))
     return {network: statistics.median(values) for network, values in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""One configuration in, one record out: distil, store, and test what was stored. And the check of a record."""
+"""One configuration in, one record out: make images, store them, and test what was stored. And a record's check."""
 
 import ctypes
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddcore.companion import baseline_runs, inits, records
 from ddcore.companion.cost import COMPILE_FROM, gradients
-from ddcore.companion.experiments import ALGORITHM_VERSION, Config, configure, resolve
+from ddcore.companion.experiments import ALGORITHM_VERSION, BASELINES, Config, configure, resolve
 from ddcore.companion.records import Record
 from ddcore.datasets import Dataset, cache_folder, load
 from ddcore.distill import distill, process
@@ -37,8 +37,9 @@ def run(
     name: str, scale: str = "paper", overrides: dict[str, str] | None = None, *,
     device: str = "cpu", compile: str = "auto", force: bool = False, checkpoints: Path | None = None,
 ) -> Record | None:  # fmt: skip
-    """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left. Under
-    torchrun the first process returns what was computed now, the others None."""
+    """The record of an experiment: an existing one, or computed now, from its checkpoint where one was left (of
+    others-X after X, whose images it tests). Under torchrun the first process returns what was computed now, the others
+    None."""
     config, experiment = configure(name, scale, overrides), resolve(name)
     defined = configure(name, scale)
     said = {n: getattr(config, n) for n in overrides or () if n != "dataset"}
@@ -48,6 +49,9 @@ def run(
         return found
     check_device(device)
     keep_freed_memory()
+    if config.images == "one-network":
+        alone = {n: text for n, text in (overrides or {}).items() if n != "nets"}
+        run(experiment.removeprefix("others-"), scale, alone, device=device, compile=compile, checkpoints=checkpoints)
     data, network = inits.prepare(config, device)
     folder = checkpoints or cache_folder() / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +92,8 @@ def _compute(experiment, scale, config, said, data, network, device, compile, fo
             held_out=inits.networks(config, network, inits.choosing(config), "validation").to(device),
             checkpoint=checkpoint, identity=config.key, device_name=environment["device"],
         )  # fmt: skip
+    elif config.images == "one-network":
+        distilled, how = records.of(config.alone).distilled, {}
     else:
         distilled, how = baseline_runs.fit(config, network, data, p, steps)
     if process()[0] > 0:
@@ -154,7 +160,7 @@ def _held_out(config, network, distilled, how, data, total) -> Iterator[tuple[Te
     """The weights of the held-out networks before and after, some at a time; of those trained on everything there is
     no before."""
     device = data.test[0].device
-    if config.images not in ("distilled", "all"):
+    if config.images in BASELINES:
         yield from baseline_runs.runs(config, network, distilled, how, data, total)
         return
     for first in range(0, total, STACK):
@@ -194,6 +200,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     total = 1 if config.fixed else min(nets or there, there)
     tested = 1 if config.fixed or config.images == "neighbour-centres" else config.nets
     trained = how.get("pool", {}).get("training")
+    made = records.of(config.alone) if config.images == "one-network" else record
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
@@ -204,6 +211,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
             or stored.lrs.shape != (config.epochs, config.steps)
             or (stored.init is not None) != config.fixed
         ),
+        "its images are not those that one network has here": made is None
+        or (made is not record and not torch.equal(made.distilled.images, stored.images)),
         "its networks are trained otherwise now": trained is not None
         and not config.fixed
         and trained != inits.training_of(config).key,
