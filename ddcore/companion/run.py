@@ -200,7 +200,7 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
     total = 1 if config.fixed else min(nets or there, there)
     tested = 1 if config.fixed or config.images == "neighbour-centres" else config.nets
     trained = how.get("pool", {}).get("training")
-    made = records.of(config.alone) if config.images == "one-network" else record
+    made = records.of(config.alone) if config.images == "one-network" else None
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256 != record.data["sha256"],
         "its key or folder is not that of its configuration": {record.key, record.folder.name} != {config.key},
@@ -211,8 +211,8 @@ def verify(record: Record, nets: int | None = None) -> tuple[bool, str]:
             or stored.lrs.shape != (config.epochs, config.steps)
             or (stored.init is not None) != config.fixed
         ),
-        "its images are not those that one network has here": made is None
-        or (made is not record and not torch.equal(made.distilled.images, stored.images)),
+        "its images are not those that one network has here": config.images == "one-network"
+        and (made is None or not all(map(torch.equal, made.distilled.learned(), stored.learned()))),
         "its networks are trained otherwise now": trained is not None
         and not config.fixed
         and trained != inits.training_of(config).key,
