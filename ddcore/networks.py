@@ -54,6 +54,7 @@ class Network:
     channels: int
     size: int
     start: Weights = {}  # of parameters with a single axis; those not named start at 0
+    forward_over_reverse = False  # the order in which its second derivatives are taken, see `unroll`
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -176,6 +177,8 @@ class ModuleStack(Network):
     Modules whose output depends on the other images of the batch, or that carry buffers or randomness, are
     refused: theta_1 must be a function of theta_0, the distilled images and the rates alone.
     """
+
+    forward_over_reverse = True
 
     def __init__(self, module: nn.Module):
         for part in module.modules():

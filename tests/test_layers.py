@@ -1,0 +1,177 @@
+"""Every layer of torch.nn that can stand in an image classifier: its meta-gradient is exact, or it is refused by name."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddcore import unroll
+from ddcore.distilled import DistilledData
+from ddcore.errors import InputError
+from ddcore.networks import ModuleStack, Network, generator
+from ddcore.unroll import meta_gradient, train
+
+SIDE, CLASSES = 8, 3
+CONVOLUTION = nn.Conv2d(1, 4, 3, padding=1)  # gives the layer under test [B, 4, 8, 8]
+
+
+class Attention(nn.Module):
+    """Single-head attention over the 64 places of 4 channels, by PyTorch's own function or written out."""
+
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.fused = fused
+        self.qkv = nn.Linear(4, 12)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        if self.fused:
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
+        return y.transpose(1, 2).unflatten(2, (8, 8))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.cell = kind(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).unflatten(2, (8, 8))
+
+
+EXACT = {
+    "CELU": nn.CELU(),
+    "ELU": nn.ELU(),
+    "GELU": nn.GELU(),
+    "GELU tanh": nn.GELU("tanh"),
+    "Hardshrink": nn.Hardshrink(),
+    "Hardswish": nn.Hardswish(),
+    "Hardtanh": nn.Hardtanh(),
+    "LeakyReLU": nn.LeakyReLU(),
+    "LogSigmoid": nn.LogSigmoid(),
+    "LogSoftmax": nn.LogSoftmax(1),
+    "Mish": nn.Mish(),
+    "PReLU": nn.PReLU(),
+    "ReLU": nn.ReLU(),
+    "ReLU6": nn.ReLU6(),
+    "SELU": nn.SELU(),
+    "SiLU": nn.SiLU(),
+    "Sigmoid": nn.Sigmoid(),
+    "Softmax": nn.Softmax(1),
+    "Softmax2d": nn.Softmax2d(),
+    "Softmin": nn.Softmin(1),
+    "Softplus": nn.Softplus(),
+    "Softshrink": nn.Softshrink(),
+    "Softsign": nn.Softsign(),
+    "Tanh": nn.Tanh(),
+    "Tanhshrink": nn.Tanhshrink(),
+    "Threshold": nn.Threshold(0.1, 0.2),
+    "AdaptiveAvgPool2d": nn.AdaptiveAvgPool2d(4),
+    "AdaptiveMaxPool2d": nn.AdaptiveMaxPool2d(4),
+    "AvgPool2d": nn.AvgPool2d(2),
+    "LPPool2d": nn.LPPool2d(2, 2),
+    "MaxPool2d": nn.MaxPool2d(3, 2, 1),
+    "GroupNorm": nn.GroupNorm(2, 4),
+    "InstanceNorm2d": nn.InstanceNorm2d(4),
+    "InstanceNorm2d affine": nn.InstanceNorm2d(4, affine=True),
+    "LayerNorm": nn.LayerNorm([4, 8, 8]),
+    "LayerNorm plain": nn.LayerNorm([4, 8, 8], elementwise_affine=False),
+    "LocalResponseNorm": nn.LocalResponseNorm(2),
+    "RMSNorm": nn.RMSNorm([4, 8, 8]),
+    "Conv2d": nn.Conv2d(4, 4, 3, stride=2),
+    "Conv2d depthwise": nn.Conv2d(4, 4, 3, padding="same", groups=4, bias=False),
+    "Conv2d dilated": nn.Conv2d(4, 4, 3, dilation=2, padding_mode="circular", padding=1),
+    "ConvTranspose2d": nn.ConvTranspose2d(4, 2, 3, stride=2),
+    "Bilinear upsampling": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "Nearest upsampling": nn.Upsample(scale_factor=2),
+    "Bicubic upsampling": nn.Upsample(scale_factor=2, mode="bicubic"),
+    "CircularPad2d": nn.CircularPad2d(1),
+    "ConstantPad2d": nn.ConstantPad2d(1, 0.5),
+    "ReflectionPad2d": nn.ReflectionPad2d(1),
+    "ReplicationPad2d": nn.ReplicationPad2d(1),
+    "ZeroPad2d": nn.ZeroPad2d(1),
+    "ChannelShuffle": nn.ChannelShuffle(2),
+    "PixelShuffle": nn.PixelShuffle(2),
+    "PixelUnshuffle": nn.PixelUnshuffle(2),
+    "Unfold": nn.Sequential(nn.Unfold(3), nn.Fold((8, 8), 3)),
+    "Identity": nn.Identity(),
+    "GLU": nn.GLU(1),
+    "attention": Attention(fused=True),
+    "attention written out": Attention(fused=False),
+}
+REFUSED = {  # with a word of the message
+    "BatchNorm2d": (nn.BatchNorm2d(4), "BatchNorm2d"),
+    "Dropout": (nn.Dropout(), "Dropout"),
+    "Dropout2d": (nn.Dropout2d(), "Dropout2d"),
+    "Hardsigmoid": (nn.Hardsigmoid(), "hardsigmoid"),
+    "GRU": (Recurrent(nn.GRU), "gru"),
+    "LSTM": (Recurrent(nn.LSTM), "lstm"),
+    "RNN": (Recurrent(nn.RNN), "rnn"),
+    "weight_norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), "weight_norm"),
+}
+
+
+def classifier(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    body = nn.Sequential(CONVOLUTION, layer, nn.Flatten())
+    features = body(torch.zeros(2, 1, SIDE, SIDE)).shape[1]
+    return nn.Sequential(*body, nn.Linear(features, CLASSES))
+
+
+def case(module: nn.Module):
+    """The module as a stack, distilled data of two steps, one network's weights and real data, in float64."""
+    network, rng = ModuleStack(module), torch.Generator().manual_seed(0)
+
+    def noise(*shape):
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    labels = torch.arange(CLASSES).expand(2, -1)
+    lrs = torch.tensor([[0.05, 0.1]], dtype=torch.float64)
+    distilled = DistilledData(noise(2, CLASSES, 1, SIDE, SIDE), labels, lrs, meta={"classes": "abc"})
+    theta = network.init("xavier", generator(0))[None].double()
+    return network, distilled, theta, (noise(5, 1, SIDE, SIDE), torch.tensor([0, 1, 2, 0, 1]))
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_layer_s_meta_gradient_is_exact(name):
+    network, distilled, theta, batch = case(classifier(EXACT[name]))
+    ours = meta_gradient(network, distilled, theta, batch)[1]
+    autograd = meta_gradient(network, distilled, theta, batch, estimator="autograd")[1]
+    assert relative(ours.images, autograd.images) < 1e-9 and relative(ours.lrs, autograd.lrs) < 1e-9
+
+    def loss(step: float) -> float:
+        moved = distilled.with_learned([distilled.images + step * direction, distilled.lrs])
+        return unroll.cross_entropy(network(train(network, moved, theta), batch[0]), batch[1]).item()
+
+    direction = ours.images / ours.images.norm()
+    slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    assert slope == pytest.approx(ours.images.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_layer_that_cannot_be_differentiated_twice_is_refused(name):
+    layer, word = REFUSED[name]
+    with pytest.raises(InputError, match=f"Sequential (contains|has|cannot) .*{word}") as refusal:
+        meta_gradient(*case(classifier(layer)))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_module_whose_modes_differ_is_refused_with_the_numbers(monkeypatch):
+    """The order of derivatives that LayerNorm breaks in PyTorch 2.13 is found out before it is used."""
+    monkeypatch.setattr(unroll, "forward_over_reverse", unroll.reverse_over_forward)
+    with pytest.raises(InputError, match=r"other gradients of the (weights|images), by [0-9.]+ %"):
+        meta_gradient(*case(classifier(EXACT["LayerNorm"])))
+
+
+def test_the_check_is_made_once_for_a_module(monkeypatch):
+    calls = []
+    monkeypatch.setattr(unroll, "check_second_derivatives", lambda *given: calls.append(given))
+    of_a_module = case(classifier(nn.Tanh()))
+    meta_gradient(*of_a_module)
+    meta_gradient(*of_a_module)
+    assert len(calls) == 1 and isinstance(calls[0][0], Network)
