@@ -1,33 +1,39 @@
-# make book | test | reproduce | bench | notebooks | clean; each sets up .venv first where it is not there.
+# Each command sets up .venv first where it is not there. `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: book test reproduce bench notebooks clean
+.DEFAULT_GOAL := help
+.PHONY: help book test check notebooks reproduce bench clean
 
-book: $(STAMP)
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+book: $(STAMP)  ## run what changed in the notebooks, build the pages: _build/html/index.html
 	$(BIN)/python book/build.py
 
-test: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: check  ## run every test that this machine can, the notebooks' outputs included
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval --nbval-current-env $(NOTEBOOKS)
 
-reproduce: $(STAMP)
+check: $(STAMP)  ## read the code without running it: lint, format, types; seconds
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+notebooks: $(STAMP)  ## run the committed notebooks, write their outputs into them
+	$(BIN)/python -m ddcore.paper.notebooks
+
+reproduce: $(STAMP)  ## run the paper's experiments that have no record yet
 	$(BIN)/ddcore reproduce
 
-bench: $(STAMP)
+bench: $(STAMP)  ## time the ways to the meta-gradient, beside a published one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench.py
 
-# Executes the committed notebooks in place and normalises them.
-notebooks: $(STAMP)
-	$(BIN)/python -m ddcore.companion.notebooks
-
-clean:
-	rm -rf .venv _build book/notebooks book/assets/vendor *.egg-info
+clean:  ## remove .venv, the pages and whatever else was built
+	rm -rf .venv _build build dist book/notebooks book/assets/vendor *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -33,11 +33,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore import networks
-from ddcore.companion.experiments import Config
-from ddcore.companion.records import environment, find, here
-from ddcore.companion.run import check_device, keep_freed_memory
+from ddcore.experiments.catalogue import Config
+from ddcore.experiments.records import environment, find, here
+from ddcore.experiments.run import check_device, keep_freed_memory
 from ddcore.datasets import load
-from ddcore.distill import _start
+from ddcore.algorithm import _start
 from ddcore.distilled import DistilledData
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
 from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import nbformat
 
-from ddcore.companion import claims, notebooks, records
-from ddcore.companion.experiments import ALIASES
+from ddcore.experiments import records
+from ddcore.paper import ledger, notebooks
+from ddcore.experiments.catalogue import ALIASES
 from ddcore.datasets import cache_folder, data_root
 from ddcore.errors import InputError, MachineError
 

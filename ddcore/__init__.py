@@ -1,76 +1,60 @@
 """Dataset Distillation (Wang, Zhu, Torralba, Efros), the paper you can run.
 
 >>> import ddcore
->>> distilled = ddcore.load_distilled("fig2a")  # ten images of digits, with their three rates
+>>> distilled = ddcore.load_distilled("fig2a")  # ten images of digits, with their learning rates
 >>> weights = ddcore.train_on(distilled)  # the network that they belong to, trained on them
+
+Names are imported when they are first used, so that `import ddcore` does not wait for PyTorch.
 """
 
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from ddcore.accuracy import evaluate as evaluate
+    from ddcore.algorithm import Distillation as Distillation
+    from ddcore.algorithm import Recipe as Recipe
+    from ddcore.algorithm import distill as distill
+    from ddcore.datasets import Dataset as Dataset
+    from ddcore.datasets import load as load
+    from ddcore.distilled import DistilledData as DistilledData
+    from ddcore.networks import AlexCifarNet as AlexCifarNet
+    from ddcore.networks import LeNet as LeNet
+    from ddcore.networks import Network as Network
+    from ddcore.networks import as_network as as_network
+    from ddcore.networks import generator as generator
+    from ddcore.unroll import cross_entropy as cross_entropy
+    from ddcore.unroll import forward_step as forward_step
+    from ddcore.unroll import meta_gradient as meta_gradient
+    from ddcore.use import load_distilled as load_distilled
+    from ddcore.use import network_of as network_of
+    from ddcore.use import train_on as train_on
 
-from ddcore.distill import Recipe, distill
-from ddcore.distilled import DistilledData
 from ddcore.errors import InputError, MachineError
-from ddcore.evaluate import evaluate
-from ddcore.networks import INIT_LAWS, NETWORKS, AlexCifarNet, LeNet, Network, Weights, as_network, generator
-from ddcore.unroll import cross_entropy, forward_step, meta_gradient, train_in_float64
 
-__all__ = [
-    "AlexCifarNet", "DistilledData", "InputError", "LeNet", "MachineError", "Network", "Recipe", "as_network",
-    "cross_entropy", "distill", "evaluate", "forward_step", "generator", "load_distilled", "meta_gradient",
-    "network_of", "train_on",
-]  # fmt: skip
+_MODULES = {
+    "accuracy": ["evaluate"],
+    "algorithm": ["Distillation", "Recipe", "distill"],
+    "datasets": ["Dataset", "load"],
+    "distilled": ["DistilledData"],
+    "networks": ["AlexCifarNet", "LeNet", "Network", "as_network", "generator"],
+    "unroll": ["cross_entropy", "forward_step", "meta_gradient"],
+    "use": ["load_distilled", "network_of", "train_on"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def load_distilled(path_or_name: str | Path) -> DistilledData:
-    """Read distilled data from a file, from a record's folder, or by the name of an experiment with a record.
-
-    InputError for a name that is none, for an experiment without a record and for a file of another kind.
-    """
-    path = Path(path_or_name)
-    if (path / "distilled.safetensors").is_file():
-        return DistilledData.load(path / "distilled.safetensors")
-    if path.is_file() or path.suffix:
-        return DistilledData.load(path)
-    from ddcore.companion.records import find  # only here does the package look up its own records
-
-    record = find(str(path_or_name))
-    if record is None:
-        raise InputError(f"{path_or_name} has no record here; `ddcore run {path_or_name}` makes one")
-    if record.config.get("images") == "all":
-        raise InputError(f"{path_or_name} has no images of its own: its networks were trained on the whole dataset")
-    return record.distilled
+__all__ = ["InputError", "MachineError", "__version__", *_MODULE_OF]  # noqa: PLE0604
 
 
-def network_of(distilled: DistilledData) -> Network:
-    """The architecture that the data was distilled for; InputError where it is not one of the package's."""
-    images, meta = distilled.images, distilled.meta
-    if "architecture" not in meta:
-        raise InputError("the distilled data does not say which architecture it was distilled for")
-    if meta["architecture"] not in NETWORKS:
-        raise InputError(f"the distilled data is for a network of your own, {meta['architecture']}: give it as network")
-    return as_network(meta["architecture"], images.shape[2], images.shape[3], len(meta["classes"]))
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ddcore")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ddcore' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ddcore.{_MODULE_OF[name]}"), name)
 
 
-def train_on(
-    distilled: DistilledData, weights: Weights | None = None, *, nets: int = 1,
-    generator: torch.Generator | None = None, network=None,
-) -> Weights:  # fmt: skip
-    """Train networks on distilled data, in its order and with its rates (eq. 8): {name: [N, *shape]}. In float64, as
-    for the records.
-
-    weights: where to start, {name: [N, *shape]}. Without them: the stored initial weights of a fixed init (one network,
-    whatever `nets` is), else `nets` networks drawn by `generator` (PyTorch's own without one) from the init law that
-    the data was distilled for. network: the `nn.Module` that it was distilled for, where that is one of your own.
-    """
-    network = network_of(distilled) if network is None else as_network(network)
-    if weights is not None:
-        theta = network.flatten(weights)
-    elif distilled.init is not None:
-        theta = network.flatten(distilled.init)
-    elif (law := distilled.meta.get("init_law", "no law named")) in INIT_LAWS:
-        theta = torch.stack([network.init(law, generator) for _ in range(nets)])
-    else:
-        raise InputError(f"the distilled data is for networks of no known init law ({law}); give weights to start from")
-    return network.unflatten(train_in_float64(network, distilled, theta.to(distilled.images.device)))
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,6 @@
 """`python -m ddcore` and `torchrun -m ddcore` are the command `ddcore`."""
 
-from ddcore.companion.cli import main
+from ddcore.cli import main
 
 if __name__ == "__main__":
     main()

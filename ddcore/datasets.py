@@ -1,18 +1,14 @@
-"""Datasets as tensors (section 4): a name or a folder of images -> training, validation and test split on one device.
-
-Everything is held in memory, normalised by the training images' mean and standard deviation per channel, which the
-dataset carries along. The validation split is cut off the training images deterministically (the same for everyone);
-every choice is made on it, and the test images are used once.
-"""
+"""Datasets as tensors: read, normalised, and split into training, validation and test images."""
 
 import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,86 +16,136 @@ from filelock import FileLock
 from torch import Tensor
 
 from ddcore.errors import InputError
+from ddcore.files import absolute, data_root
+from ddcore.registry import DATASETS, Source, source
 
-DIGITS = tuple("0123456789")
-CIFAR = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-SVHN_STATS = (0.43791, 0.44398, 0.47293), (0.19803, 0.20102, 0.19704)
-CIFAR_STATS = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
-IDX_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-CIFAR_FILES = [f"cifar-10-batches-py/{f}" for f in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")]
-TORCHVISION = {  # name: torchvision's class, root below the data root, (mean, std), class names, files below the root
-    "mnist": ("MNIST", "", ((0.1307,), (0.3081,)), DIGITS, [f"MNIST/raw/{f}" for f in IDX_FILES]),
-    "fashionmnist": ("FashionMNIST", "", ((0.2860,), (0.3530,)), CLOTHES, [f"FashionMNIST/raw/{f}" for f in IDX_FILES]),
-    "usps": ("USPS", "USPS", ((0.1597,), (0.2573,)), DIGITS, ["usps.bz2", "usps.t.bz2"]),
-    "svhn": ("SVHN", "SVHN", SVHN_STATS, DIGITS, ["train_32x32.mat", "test_32x32.mat"]),
-    "cifar10": ("CIFAR10", "", CIFAR_STATS, CIFAR, CIFAR_FILES),
-}
-NAMES = ("digits", *TORCHVISION, "cifar10-jpeg")
-AUGMENTED = ("cifar10", "cifar10-jpeg")
 VALIDATION = 5_000  # images; a tenth of a training set of fewer than 20,000
+Split = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels int64 [B]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Images [B, C, H, W], normalised float32, and labels int64 [B], in three disjoint splits.
 
-    mean, std: per channel, of the pixels in [0, 1] before normalisation. sha256: of the files (or, for the embedded
-    digits, of the arrays) that the images were read from.
+    mean, std: per channel, of the pixels in [0, 1] before normalisation. sha256: of the files (of
+    tensors, of their contents) that the images were read from.
     """
 
     name: str
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: Split
+    validation: Split
+    test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
     sha256: str
+    augmented: bool = False
+
+    @staticmethod
+    def from_tensors(
+        train: Split, test: Split, *, classes: Iterable[str] = (), name: str = "tensors"
+    ) -> "Dataset":
+        """A dataset of your own.
+
+        Args:
+            train, test: images [B, C, H, W], float in [0, 1] or uint8, square, and labels [B] from
+                0 on.
+            classes: their names; by default the numbers.
+            name: what records and distilled data call it.
+
+        Returns:
+            The images normalised by the mean and standard deviation of each channel of the
+            training images, a tenth of which (5,000 at most) become the validation split.
+
+        Raises:
+            InputError: for other shapes, fewer than ten training images, or labels without a class.
+        """
+        pixels = [(_unit_interval(images), labels.long()) for images, labels in (train, test)]
+        for images, labels in pixels:
+            if images.dim() != 4 or images.shape[2] != images.shape[3] or labels.dim() != 1:
+                raise InputError(
+                    f"{name}: images {list(images.shape)} and labels {list(labels.shape)}; "
+                    "[B, C, H, H] and [B] are allowed"
+                )
+            if len(images) != len(labels) or images.shape[1:] != pixels[0][0].shape[1:]:
+                raise InputError(f"{name}: images and labels, training and test do not match")
+        if len(pixels[0][0]) < 10:
+            raise InputError(
+                f"{name} has {len(pixels[0][0])} training images: at least 10 are needed"
+            )
+        labels = torch.cat([labels for _, labels in pixels])
+        names = tuple(classes) or tuple(str(k) for k in range(int(labels.max()) + 1))
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+            raise InputError(
+                f"{name} has labels without a class: 0 to {len(names) - 1} are allowed"
+            )
+        digest = hashlib.sha256()
+        for split in pixels:
+            for tensor in split:
+                digest.update(tensor.contiguous().numpy().tobytes())
+        mean, std = _statistics(pixels[0][0], name)
+        files = _Files(pixels[0], pixels[1], mean, std, names, digest.hexdigest())
+        return _normalised(name, files, augmented=False)
+
+    @staticmethod
+    def from_torchvision(train: Any, test: Any, *, name: str = "") -> "Dataset":
+        """`from_tensors` of two map-style datasets, whose items are (image tensor or PIL image,
+        label), such as torchvision's. Their `classes`, where they have any, name the classes."""
+        splits = [_stacked(part) for part in (train, test)]
+        classes = getattr(train, "classes", ())
+        return Dataset.from_tensors(
+            splits[0], splits[1], classes=classes, name=name or type(train).__name__.lower()
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
         """(channels, side) of an image."""
         return self.train[0].shape[1], self.train[0].shape[2]
 
-    def batch(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`size` training images drawn independently by `rng` (a CPU generator), CIFAR-10 with its augmentation."""
+    def batch(self, size: int, rng: torch.Generator) -> Split:
+        """`size` training images drawn independently by `rng` (a CPU generator), augmented."""
         images, labels = self.train
         picked = torch.randint(len(labels), (size,), generator=rng).to(labels.device)
         return self.augment(images[picked], rng), labels[picked]
 
     def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """CIFAR-10: reflect-pad by 4, random crop, random horizontal flip, as the paper's code; others: x."""
-        if self.name not in AUGMENTED:
+        """CIFAR-10: reflect-pad by 4, random crop, random horizontal flip, as the paper's code;
+        others: x [B, C, H, W] as it is."""
+        if not self.augmented:
             return x
         n, side = len(x), x.shape[-1]
         shift = torch.randint(9, (2, n, 1), generator=rng).to(x.device)
         flip = torch.rand(n, 1, generator=rng).to(x.device) < 0.5
         along = torch.arange(side, device=x.device)
-        rows, columns = shift[0] + along, shift[1] + torch.where(flip, side - 1 - along, along)  # [n, side]
+        rows = shift[0] + along  # [n, side]
+        columns = shift[1] + torch.where(flip, side - 1 - along, along)
         padded = F.pad(x, (4, 4, 4, 4), mode="reflect").permute(0, 2, 3, 1)  # [n, H+8, W+8, C]
-        picked = padded[torch.arange(n, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return picked.permute(0, 3, 1, 2)
+        image = torch.arange(n, device=x.device)[:, None, None]
+        cropped = padded[image, rows[:, :, None], columns[:, None, :]]
+        return cropped.permute(0, 3, 1, 2)
 
     def to(self, device: str | torch.device) -> "Dataset":
         return self.mapped(lambda x, y: (x.to(device), y.to(device)))
 
-    def mapped(self, how: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], **others: object) -> "Dataset":
-        """The same with how(images, labels) in the place of each split, and other fields."""
-        return replace(self, **{k: how(*getattr(self, k)) for k in ("train", "validation", "test")}, **others)
+    def mapped(self, function: Callable[[Tensor, Tensor], Split], **fields: Any) -> "Dataset":
+        """The same with function(images, labels) in the place of each split, and other fields."""
+        splits = {
+            "train": function(*self.train),
+            "validation": function(*self.validation),
+            "test": function(*self.test),
+        }
+        return replace(self, **splits, **fields)
 
 
-def data_root() -> Path:
-    """DDCORE_DATA where it is set, else the user's cache folder."""
-    return Path(os.environ["DDCORE_DATA"]) if os.environ.get("DDCORE_DATA") else cache_folder() / "data"
+class _Files(NamedTuple):
+    """What files hold: pixels in [0, 1] with their labels, the statistics and names of classes."""
 
-
-def cache_folder() -> Path:
-    """XDG_CACHE_HOME/ddcore, by default ~/.cache/ddcore."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddcore"
-    except RuntimeError:
-        raise InputError("no home folder is known: set XDG_CACHE_HOME to a folder that can be written") from None
+    train: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    sha256: str
 
 
 def is_available(name: str) -> bool:
@@ -111,69 +157,97 @@ def is_available(name: str) -> bool:
     return True
 
 
-def absolute(name: object) -> object:
-    """A dataset's name with the path of `folder:PATH` made absolute; anything else as it is."""
-    if isinstance(name, str) and name.startswith("folder:"):
-        return "folder:" + os.path.abspath(os.path.expanduser(name.removeprefix("folder:")))
-    return name
-
-
 def load(name: str, *, download: bool = True) -> Dataset:
-    """The dataset of that name, or `folder:PATH` with `train` and `test` folders of one folder of images per class.
+    """The dataset of that name, or `folder:PATH` with `train` and `test` folders of one folder of
+    images per class.
 
-    Looks below `data_root()`; what torchvision can download is downloaded there. Raises InputError with one line that
-    says what is missing or damaged, where it was looked for and what to do.
+    Looks below `data_root()`; what torchvision can download is downloaded there.
+
+    Raises:
+        InputError: one line that says what is missing or damaged, where it was looked for and
+            what to do.
     """
-    if name in TORCHVISION:
-        _fetch(name, download)
+    if source(name).torchvision:
+        _fetch(name, source(name), download)
     name = absolute(name)
-    return _load(name, data_root(), _stamps(Path(name.removeprefix("folder:"))) if "folder:" in name else ())
+    stamps = ()
+    if name.startswith("folder:"):
+        stamps = _stamps(Path(name.removeprefix("folder:")))
+    return _load(name, data_root(), stamps)
 
 
 def _stamps(folder: Path) -> tuple:
     """What changes when a file in a folder does."""
-    walk = os.walk(folder, followlinks=True) if os.path.isdir(folder) else ()
-    files = (Path(here, name) for here, _, names in walk for name in names)
-    return tuple(sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()))
+    if not os.path.isdir(folder):
+        return ()
+    walk = os.walk(folder, followlinks=True)
+    files = (Path(place, name) for place, _, names in walk for name in names)
+    return tuple(
+        sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
+    )
 
 
 @lru_cache(maxsize=4)
 def _load(name: str, root: Path, stamps: tuple) -> Dataset:
+    entry = source(name)
     if name == "digits":
-        arrays, stats, classes, sha256 = _digits()
-    elif name in TORCHVISION:
-        arrays, stats, classes, sha256 = _torchvision(name, root)
-    elif name == "cifar10-jpeg" or name.startswith("folder:"):
-        arrays, stats, classes, sha256 = _image_folder(name, root / name.removeprefix("folder:"))  # absolute: no root
+        files = _digits(entry)
+    elif entry.torchvision:
+        files = _torchvision(entry, root / entry.folder)
+    elif name in DATASETS or name.startswith("folder:"):
+        # an absolute path replaces the root
+        files = _image_folder(name, entry, root / name.removeprefix("folder:"))
     else:
-        raise InputError(f"unknown dataset {name!r}: one of {', '.join(NAMES)}, or folder:PATH")
-
-    mean, std = (torch.tensor(s).view(1, -1, 1, 1) for s in stats)
-    (train_x, train_y), test = [((x - mean) / std, y) for x, y in arrays]
-    held_out = VALIDATION if len(train_y) >= 20_000 else len(train_y) // 10
-    order = torch.randperm(len(train_y), generator=torch.Generator().manual_seed(0))
-    splits = [(train_x[i], train_y[i]) for i in (order[held_out:], order[:held_out])]
-    return Dataset(name, *splits, test, *stats, tuple(classes), sha256)
+        raise InputError(f"unknown dataset {name!r}: one of {', '.join(DATASETS)}, or folder:PATH")
+    return _normalised(name, files, entry.augmented)
 
 
-def _digits():
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to 28x28; every fifth one is a test image."""
+def _normalised(name: str, files: _Files, augmented: bool) -> Dataset:
+    """The files' images normalised; the split does not depend on the machine."""
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (files.mean, files.std))
+    images, labels = files.train
+    images = (images - mean) / std
+    n = VALIDATION if len(labels) >= 20_000 else len(labels) // 10
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return Dataset(
+        name,
+        train=(images[order[n:]], labels[order[n:]]),
+        validation=(images[order[:n]], labels[order[:n]]),
+        test=((files.test[0] - mean) / std, files.test[1]),
+        mean=files.mean,
+        std=files.std,
+        classes=files.classes,
+        sha256=files.sha256,
+        augmented=augmented,
+    )
+
+
+def _digits(entry: Source) -> _Files:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to 28x28; every fifth one is
+    a test image."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    x = torch.tensor(found.images, dtype=torch.float32)[:, None] / 16
-    x, y = F.interpolate(x, size=28, mode="bilinear", align_corners=False), torch.tensor(found.target).long()
+    digits: Any = load_digits()
+    x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    x = F.interpolate(x, size=28, mode="bilinear", align_corners=False)
+    y = torch.tensor(digits.target).long()
     test = torch.arange(len(y)) % 5 == 4
-    stats = (round(x[~test].mean().item(), 4),), (round(x[~test].std().item(), 4),)
-    sha256 = hashlib.sha256(found.images.tobytes() + found.target.tobytes()).hexdigest()
-    return ((x[~test], y[~test]), (x[test], y[test])), stats, DIGITS, sha256
+    mean = round(x[~test].mean().item(), 4)
+    std = round(x[~test].std().item(), 4)
+    sha256 = hashlib.sha256(digits.images.tobytes() + digits.target.tobytes()).hexdigest()
+    splits = (x[~test], y[~test]), (x[test], y[test])
+    return _Files(*splits, (mean,), (std,), entry.classes, sha256)
 
 
-def _fetch(name: str, download: bool) -> None:
-    """Download what is missing of one of torchvision's datasets; InputError where that is not wanted or fails."""
-    kind, folder, _, _, files = TORCHVISION[name]
-    root = data_root() / folder
-    missing = [root / f for f in files if not (root / f).is_file()]
+# torchvision's datasets
+
+
+def _fetch(name: str, entry: Source, download: bool) -> None:
+    """Download what is missing of one of torchvision's datasets; InputError where that is not
+    wanted or fails."""
+    root = data_root() / entry.folder
+    files = [root / file for file in (*entry.train_files, *entry.test_files)]
+    missing = [file for file in files if not file.is_file()]
     if not missing:
         return
     reason = "a download was not asked for"
@@ -182,59 +256,72 @@ def _fetch(name: str, download: bool) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / f".{name}.lock"):  # torchvision looks for the files again
-                for split in _splits(name):
-                    getattr(torchvision_datasets(), kind)(root, **split, download=True)
+                for split in (entry.train_split, entry.test_split):
+                    _split(entry, root, split, download=True)
             return
-        except Exception as error:  # torchvision lets the errors of urllib, bz2, pickle and the disk through
+        except Exception as error:  # torchvision lets urllib's, bz2's, pickle's and the disk's out
             reason = _last_line(error)
     raise InputError(
-        f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go online once, or set "
-        f"DDCORE_DATA to a folder laid out as torchvision.datasets.{kind} expects it"
+        f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go "
+        "online once, or set DDCORE_DATA to a folder laid out as "
+        f"torchvision.datasets.{entry.torchvision} expects it"
     )
 
 
-def _torchvision(name: str, root: Path):
-    """The two splits as arrays; InputError names a damaged file (for CIFAR-10, the files of the split)."""
-    kind, folder, stats, classes, files = TORCHVISION[name]
-    paths, arrays = [root / folder / f for f in files], []
-    whole_idx_files(paths)
-    cut = -2 if len(paths) == 4 else -1  # where the files of the test images begin
-    for split, read in zip(_splits(name), (paths[:cut], paths[cut:]), strict=True):
+def _torchvision(entry: Source, root: Path) -> _Files:
+    """The two splits; InputError names a damaged file (for CIFAR-10, the files of the split)."""
+    train_files = [root / file for file in entry.train_files]
+    test_files = [root / file for file in entry.test_files]
+    check_idx_files([*train_files, *test_files])
+    splits = []
+    for split, files in ((entry.train_split, train_files), (entry.test_split, test_files)):
         try:
-            arrays.append(_as_arrays(getattr(torchvision_datasets(), kind)(root / folder, **split)))
-            images, labels = arrays[-1]
-            if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(classes):
-                raise ValueError(f"{len(images)} images, {len(labels)} labels up to {labels.max()}")
+            images, labels = _as_tensors(_split(entry, root, split))
+            highest = int(labels.max())
+            if len(images) != len(labels) or not 0 <= int(labels.min()) <= highest:
+                raise ValueError(f"{len(images)} images, {len(labels)} labels")
+            if highest >= len(entry.classes):
+                raise ValueError(f"{len(images)} images, labels up to {highest}")
         except Exception as error:
             raise InputError(
-                f"{' or '.join(map(str, read))} is damaged ({_last_line(error)}); delete it and it is fetched again"
+                f"{' or '.join(map(str, files))} is damaged ({_last_line(error)}); delete it and "
+                "it is fetched again"
             ) from error
-    return arrays, stats, classes, _sha256(paths, paths[0].parent)
+        splits.append((images, labels))
+    files = [*train_files, *test_files]
+    return _Files(*splits, entry.mean, entry.std, entry.classes, _sha256(files, files[0].parent))
 
 
-def _splits(name: str) -> list[dict]:
-    """How torchvision is asked for the training and the test images."""
-    return [{"split": "train"}, {"split": "test"}] if name == "svhn" else [{"train": True}, {"train": False}]
+def _split(
+    entry: Source, root: Path, split: tuple[tuple[str, Any], ...], download: bool = False
+) -> Any:
+    """One split as torchvision gives it."""
+    return getattr(torchvision_datasets(), entry.torchvision)(
+        root, download=download, **dict(split)
+    )
 
 
 def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
-def whole_idx_files(paths: list[Path]) -> None:
-    """Name a truncated file of MNIST's format, whose header says how long it must be."""
+def check_idx_files(paths: list[Path]) -> None:
+    """InputError names a truncated file of MNIST's format, whose header says how long it is."""
     for path in paths:
-        if path.name.endswith("ubyte"):
-            with path.open("rb") as file:
-                head = file.read(16)
-            axes = head[3] if len(head) > 3 else 0
-            sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, 4 + 4 * axes, 4)]
-            if not axes or path.stat().st_size != 4 + 4 * axes + math.prod(sizes):
-                raise InputError(f"{path} is truncated or damaged; delete it and it is fetched again")
+        if not path.name.endswith("ubyte"):
+            continue
+        with path.open("rb") as file:
+            head = file.read(16)
+        axes = head[3] if len(head) > 3 else 0
+        sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, 4 + 4 * axes, 4)]
+        if not axes or path.stat().st_size != 4 + 4 * axes + math.prod(sizes):
+            raise InputError(f"{path} is truncated or damaged; delete it and it is fetched again")
 
 
-def _as_arrays(part) -> tuple[Tensor, Tensor]:
-    labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets).long()
+def _as_tensors(part: Any) -> Split:
+    """torchvision's arrays as images [B, C, H, W] in [0, 1] and labels [B]."""
+    labels = part.labels if hasattr(part, "labels") else part.targets
     x = torch.as_tensor(part.data)
     if x.dim() == 3:
         x = x[:, None]
@@ -243,51 +330,76 @@ def _as_arrays(part) -> tuple[Tensor, Tensor]:
     x = x.float() / 255
     if x.shape[-1] == 16:  # USPS, to LeNet's size
         x = F.interpolate(x, size=28, mode="bilinear", align_corners=False)
-    return x, labels
+    return x, torch.as_tensor(labels).long()
 
 
-def _image_folder(name: str, folder: Path):
-    """One folder of images per class below `train` and `test`; the mean and std are those of the training images."""
+# Folders of images
+
+
+def _image_folder(name: str, entry: Source, folder: Path) -> _Files:
+    """One folder of images per class below `train` and `test`."""
+    image_folder = torchvision_datasets().ImageFolder
     try:
-        train, test = (torchvision_datasets().ImageFolder(folder / part) for part in ("train", "test"))
+        train, test = (image_folder(folder / part) for part in ("train", "test"))
     except (OSError, ValueError) as error:  # ValueError: of a NUL in the name
-        said = f"{folder} must hold train and test, each with one folder of images per class"
-        raise InputError(f"{name} is not there: {said} ({error})") from error
-    if odd := sorted(set(train.classes) ^ set(test.classes)):
-        raise InputError(f"{folder}: the class {odd[0]} is in only one of train and test")
-    files, n = [Path(file) for file, _ in train.samples + test.samples], len(train.samples)
+        layout = f"{folder} must hold train and test, each with one folder of images per class"
+        raise InputError(f"{name} is not there: {layout} ({error})") from error
+    if unpaired := sorted(set(train.classes) ^ set(test.classes)):
+        raise InputError(f"{folder}: the class {unpaired[0]} is in only one of train and test")
+    files = [Path(file) for file, _ in train.samples + test.samples]
+    n = len(train.samples)
     if n < 10:
         raise InputError(f"{folder} holds {n} training images: at least 10 are needed")
     x = _read_images(files)
-    stats = tuple(tuple(round(v, 4) for v in s.tolist()) for s in (x[:n].mean((0, 2, 3)), x[:n].std((0, 2, 3))))
-    if min(stats[1]) == 0:
-        raise InputError(f"{folder}: a channel of the training images has a single value: two at least are needed")
-    classes = train.classes
-    if name == "cifar10-jpeg":  # its folders carry CIFAR-10's own names; the paper prints short ones
-        classes, stats = [{"airplane": "plane", "automobile": "car"}.get(c, c) for c in classes], CIFAR_STATS
-    arrays = (x[:n], torch.tensor(train.targets)), (x[n:], torch.tensor(test.targets))
-    return arrays, stats, classes, _sha256(files, folder)
+    mean, std = entry.mean, entry.std
+    if not mean:
+        mean, std = _statistics(x[:n], str(folder))
+    return _Files(
+        train=(x[:n], torch.tensor(train.targets)),
+        test=(x[n:], torch.tensor(test.targets)),
+        mean=mean,
+        std=std,
+        classes=entry.classes or tuple(train.classes),
+        sha256=_sha256(files, folder),
+    )
+
+
+def _statistics(x: Tensor, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of [B, C, H, W], to four decimals."""
+    mean = tuple(round(value, 4) for value in x.mean((0, 2, 3)).tolist())
+    std = tuple(round(value, 4) for value in x.std((0, 2, 3)).tolist())
+    if min(std) == 0:
+        raise InputError(
+            f"{name}: a channel of the training images has a single value: two at least are needed"
+        )
+    return mean, std
 
 
 def _read_images(files: list[Path]) -> Tensor:
-    """[B, C, H, W] in [0, 1]; InputError names the first file that cannot be read or is unlike the first."""
+    """[B, C, H, W] in [0, 1]; InputError names the first file that cannot be read or is unlike the
+    first."""
     import numpy as np
     from PIL import Image
 
-    pixels: list = []
+    pixels: list[np.ndarray] = []
     for file in files:
         try:
             with Image.open(file) as image:
                 if image.mode[0] in "IF":
                     raise ValueError(f"pixels of mode {image.mode} where eight bits are allowed")
-                pixels.append(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-        except Exception as error:  # Pillow's formats let struct.error, SyntaxError and others through
-            raise InputError(f"{file} is not a whole image ({error}): replace or remove it") from error
-        height, width, *channels = pixels[-1].shape
-        if pixels[-1].shape != pixels[0].shape or height != width or width not in (28, 32):
+                grey = image.mode in ("1", "L")
+                pixels.append(np.asarray(image.convert("L" if grey else "RGB")))
+        except Exception as error:  # Pillow's formats let struct.error, SyntaxError and others out
             raise InputError(
-                f"{file} has {height}x{width} pixels of {(channels or [1])[0]} channels: 28x28 or 32x32 is allowed, of "
-                f"1 or 3 channels, and all must be like the first, {files[0]}"
+                f"{file} is not a whole image ({error}): replace or remove it"
+            ) from error
+        height, width, *channels = pixels[-1].shape
+        alike = pixels[-1].shape == pixels[0].shape
+        if not alike or height != width or width not in (28, 32):
+            raise InputError(
+                f"{file} has {height}x{width} pixels of {(channels or [1])[0]} channels: 28x28 or "
+                "32x32 is allowed, of 1 or 3 channels, and all must be like the first, "
+                f"{files[0]}"
             )
     x = torch.from_numpy(np.stack(pixels)).float() / 255
     return x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
@@ -302,9 +414,31 @@ def _sha256(files: list[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
-def torchvision_datasets():
-    """`torchvision.datasets`. Beside a CPU-only build of torch, torchvision fails to import until the two operators
-    that it registers fake kernels for are declared."""
+# A user's own
+
+
+def _unit_interval(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def _stacked(part: Any) -> Split:
+    """The items of a map-style dataset, in order."""
+    import numpy as np
+
+    images, labels = [], []
+    for k in range(len(part)):
+        image, label = part[k]
+        if not isinstance(image, Tensor):
+            pixels = torch.from_numpy(np.array(image))
+            image = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+        images.append(image)
+        labels.append(int(label))
+    return torch.stack(images), torch.tensor(labels)
+
+
+def torchvision_datasets() -> Any:
+    """`torchvision.datasets`. Beside a CPU-only build of torch, torchvision fails to import until
+    the two operators that it registers fake kernels for are declared."""
     try:
         import torchvision.datasets
     except RuntimeError:

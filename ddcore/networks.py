@@ -1,14 +1,17 @@
-"""The paper's two networks, each written once as a stack: N networks of one shape, evaluated in one call.
+"""The paper's two networks, each written once as a stack: N networks of one shape, in one call.
 
-A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters, flattened in PyTorch's order.
-Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten` gives the same numbers as a
-dict of tensors [N, *shape], `flatten` turns it back; `evaluate`, `meta_gradient` and `train_on` take either.
+A stack's weights are one tensor `theta` [N, P]: row j is network j's parameters, flattened in
+PyTorch's order. Gradient descent is then `theta - lr * gradient`, as in the paper. `unflatten`
+gives the same numbers as a dict of tensors [N, *shape], the format of
+`torch.func.stack_module_state`; `flatten` turns it back; `evaluate`, `meta_gradient` and `train_on`
+take either.
 
-Speed on a CPU comes from identities, none of which changes a result beyond rounding: a convolution of images that
-all networks share is one convolution with N times the filters; taking the maximum before applying ReLU gives the same
-value with a quarter of the work; the maximum over 2x2 pixels of a convolution is the maximum of four convolutions of
-stride 2 (so LeNet's first layer sees few images; where maxima tie, the derivative there is another subgradient); sums
-over neighbouring channels are a product with a banded matrix. tests/test_networks.py holds both networks against
+Speed on a CPU comes from identities, none of which changes a result beyond rounding: a convolution
+of images that all networks share is one convolution with N times the filters; taking the maximum
+before applying ReLU gives the same value with a quarter of the work; the maximum over 2x2 pixels of
+a convolution is the maximum of four convolutions of stride 2 (so LeNet's first layer sees few
+images; where maxima tie, the derivative there is another subgradient); sums over neighbouring
+channels are a product with a banded matrix. tests/test_networks.py holds both networks against
 their textbook form.
 """
 
@@ -20,23 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddcore.errors import InputError
+from ddcore.errors import InputError, did_you_mean
+from ddcore.registry import ARCHITECTURES, INIT_LAWS
 
 Weights = dict[str, Tensor]
-
-INIT_LAWS = {  # name -> standard deviation of a weight with fan_in inputs and fan_out outputs
-    "xavier": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),  # Glorot & Bengio (2010), gain 1
-    "xavier-half": lambda fan_in, fan_out: 0.5 * math.sqrt(2 / (fan_in + fan_out)),
-    "xavier-double": lambda fan_in, fan_out: 2.0 * math.sqrt(2 / (fan_in + fan_out)),
-    "he": lambda fan_in, fan_out: math.sqrt(2 / fan_in),  # He et al. (2015)
-}
+InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
 
 
 def generator(*key: int | str) -> torch.Generator:
     """A random generator of its own for every `key`, for example (seed, outer step, sample).
 
-    Keys that differ anywhere give independent streams, so results do not depend on which process draws which sample,
-    nor on how many were drawn before.
+    Keys that differ anywhere give independent streams, so results do not depend on which process
+    draws which sample, nor on how many were drawn before.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
@@ -45,8 +43,9 @@ def generator(*key: int | str) -> torch.Generator:
 class Network:
     """N networks of one architecture as a pure function of their weights.
 
-    `shapes` names the parameters of one network; `forward(weights, images)` maps weights {name: [N, *shape]} and
-    images [B, C, H, W] (the same for all) or [N, B, C, H, W] (each its own) to logits [N, B, classes].
+    `shapes` names the parameters of one network; `forward(weights, images)` maps weights {name: [N,
+    *shape]} and images [B, C, H, W] (the same for all) or [N, B, C, H, W] (each its own) to logits
+    [N, B, classes].
     """
 
     name: str
@@ -54,7 +53,7 @@ class Network:
     channels: int
     size: int
     start: Weights = {}  # of parameters with a single axis; those not named start at 0
-    forward_over_reverse = False  # the order in which its second derivatives are taken, see `unroll`
+    forward_over_reverse = False  # the order in which its second derivatives are taken: `unroll`
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -63,26 +62,38 @@ class Network:
         return self.forward(self.unflatten(theta), images)
 
     def unflatten(self, theta: Tensor | Weights) -> Weights:
-        """theta [N, P] -> {name: [N, *shape]}, as views."""
+        """theta [N, P] -> {name: [N, *shape]}, as views; weights as they are."""
         if isinstance(theta, dict):
             return theta
-        pieces = theta.split([math.prod(s) for s in self.shapes.values()], dim=1)
-        return {name: p.view(-1, *s) for p, (name, s) in zip(pieces, self.shapes.items(), strict=True)}
+        pieces = theta.split([math.prod(shape) for shape in self.shapes.values()], dim=1)
+        return {
+            name: piece.view(-1, *shape)
+            for piece, (name, shape) in zip(pieces, self.shapes.items(), strict=True)
+        }
 
     def flatten(self, weights: Tensor | Weights) -> Tensor:
-        """{name: [N, *shape]} or {name: [*shape]} (one network) -> theta [N, P]; a tensor is returned as it is."""
+        """{name: [N, *shape]} or {name: [*shape]} (one network) -> theta [N, P]; a tensor as it is.
+
+        InputError where the weights are those of another network.
+        """
         if isinstance(weights, Tensor):
             return weights
+        refusal = f"the weights do not belong to {self.name}"
         for name in sorted({*weights, *self.shapes}):
             if name not in weights or name not in self.shapes:
-                raise InputError(f"the weights do not belong to {self.name}: {name} is missing or unknown")
-            found, shape = tuple(weights[name].shape), self.shapes[name]
-            if found[len(found) - len(shape) :] != shape:
-                raise InputError(f"the weights do not belong to {self.name}: {name} is {found}, not {shape}")
-        return torch.cat([weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()], dim=1)
+                raise InputError(f"{refusal}: {name} is missing or unknown")
+            actual = tuple(weights[name].shape)
+            shape = self.shapes[name]
+            if actual[len(actual) - len(shape) :] != shape:
+                raise InputError(f"{refusal}: {name} is {actual}, not {shape}")
+        rows = [weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()]
+        return torch.cat(rows, dim=1)
 
     def init(self, law: str, rng: torch.Generator | None = None) -> Tensor:
-        """theta_0 [P] of one network: weights normal with the law's standard deviation, biases 0."""
+        """theta_0 [P] of one network: weights normal with the law's standard deviation, biases 0.
+
+        InputError for a law that is not known.
+        """
         if law not in INIT_LAWS:
             raise InputError(f"unknown init law {law!r}: one of {', '.join(INIT_LAWS)}")
         pieces = []
@@ -97,7 +108,8 @@ class Network:
 
 
 class LeNet(Network):
-    """LeCun et al. (1998): two 5x5 convolutions (6, 16) with ReLU and 2x2 maxima, then 400-120-84-classes.
+    """LeCun et al. (1998): two 5x5 convolutions (6, 16) with ReLU and 2x2 maxima, then
+    400-120-84-classes.
 
     28x28 images are padded by 2, 32x32 are not, so that both sizes share the shapes of the weights.
     61,706 parameters for one channel and ten classes.
@@ -108,19 +120,26 @@ class LeNet(Network):
     def __init__(self, channels: int = 1, size: int = 28, classes: int = 10):
         if size not in (28, 32):
             raise InputError(f"LeNet takes images of 28x28 or 32x32, not {size}x{size}")
-        self.channels, self.size = channels, size
+        self.channels = channels
+        self.size = size
         self.shapes = {
-            "conv1.weight": (6, channels, 5, 5), "conv1.bias": (6,),
-            "conv2.weight": (16, 6, 5, 5), "conv2.bias": (16,),
-            "fc1.weight": (120, 400), "fc1.bias": (120,),
-            "fc2.weight": (84, 120), "fc2.bias": (84,),
-            "fc3.weight": (classes, 84), "fc3.bias": (classes,),
-        }  # fmt: skip
+            "conv1.weight": (6, channels, 5, 5),
+            "conv1.bias": (6,),
+            "conv2.weight": (16, 6, 5, 5),
+            "conv2.bias": (16,),
+            "fc1.weight": (120, 400),
+            "fc1.bias": (120,),
+            "fc2.weight": (84, 120),
+            "fc2.bias": (84,),
+            "fc3.weight": (classes, 84),
+            "fc3.bias": (classes,),
+        }
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w = weights
-        check(images, self)
-        images = F.pad(images, (2,) * 4) if self.size == 28 else images  # [B, C, 32, 32]
+        check_shape(images, self)
+        if self.size == 28:
+            images = F.pad(images, (2,) * 4)  # [B, C, 32, 32]
         if images.dim() == 4 and len(images) <= 200:  # distilled images: what compiles well
             x = conv_max2x2(images, w["conv1.weight"], w["conv1.bias"])  # [B, N*6, 14, 14]
             x = max2x2(conv(F.relu(x), w["conv2.weight"], w["conv2.bias"]))  # [B, N*16, 5, 5]
@@ -134,11 +153,12 @@ class LeNet(Network):
 
 
 class AlexCifarNet(Network):
-    """Krizhevsky (2012) with the locally connected layers replaced by fully connected ones, for 32x32 colour.
+    """Krizhevsky (2012) with the locally connected layers replaced by fully connected ones, for
+    32x32 colour.
 
-    Two 5x5 convolutions (64, 64) with ReLU, 3x3 maxima of stride 2 and local response normalisation (first
-    maximum then normalisation, in the second layer the other way round), then 4096-384-192-classes.
-    1,756,426 parameters for ten classes.
+    Two 5x5 convolutions (64, 64) with ReLU, 3x3 maxima of stride 2 and local response
+    normalisation (first maximum then normalisation, in the second layer the other way round), then
+    4096-384-192-classes. 1,756,426 parameters for ten classes.
     """
 
     name = "alexcifarnet"
@@ -146,18 +166,25 @@ class AlexCifarNet(Network):
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
         if size != 32:
             raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
-        self.channels, self.size = channels, size
+        self.channels = channels
+        self.size = size
         self.shapes = {
-            "conv1.weight": (64, channels, 5, 5), "conv1.bias": (64,),
-            "conv2.weight": (64, 64, 5, 5), "conv2.bias": (64,),
-            "fc1.weight": (384, 4096), "fc1.bias": (384,),
-            "fc2.weight": (192, 384), "fc2.bias": (192,),
-            "fc3.weight": (classes, 192), "fc3.bias": (classes,),
-        }  # fmt: skip
+            "conv1.weight": (64, channels, 5, 5),
+            "conv1.bias": (64,),
+            "conv2.weight": (64, 64, 5, 5),
+            "conv2.bias": (64,),
+            "fc1.weight": (384, 4096),
+            "fc1.bias": (384,),
+            "fc2.weight": (192, 384),
+            "fc2.bias": (192,),
+            "fc3.weight": (classes, 192),
+            "fc3.bias": (classes,),
+        }
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
-        w, n = weights, len(weights["conv1.bias"])
-        check(images, self)
+        w = weights
+        n = len(weights["conv1.bias"])
+        check_shape(images, self)
         x = conv(images, w["conv1.weight"], w["conv1.bias"], padding=2)  # [B, N*64, 32, 32]
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, N*64, 16, 16]
         x = response_norm(F.relu(x), n)
@@ -171,65 +198,85 @@ class AlexCifarNet(Network):
 
 
 class ModuleStack(Network):
-    """Any `nn.Module` that maps [B, C, H, W] to logits [B, classes], stacked with `torch.func` (section 3 asks only
-    for a twice-differentiable loss).
+    """Any `nn.Module` that maps [B, C, H, W] to logits [B, classes], stacked with `torch.func`
+    (section 3 asks only for a twice-differentiable loss).
 
-    Modules whose output depends on the other images of the batch, or that carry buffers or randomness, are
-    refused: theta_1 must be a function of theta_0, the distilled images and the rates alone.
+    Modules whose output depends on the other images of the batch, or that carry buffers or
+    randomness, are refused: theta_1 must be a function of theta_0, the distilled images and the
+    learning rates alone.
     """
 
     forward_over_reverse = True
 
     def __init__(self, module: nn.Module):
+        name = type(module).__name__
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
                 raise InputError(
-                    f"{type(module).__name__} contains {type(part).__name__}: distillation needs a network without "
+                    f"{name} contains {type(part).__name__}: distillation needs a network without "
                     "batch statistics and without dropout; GroupNorm or LayerNorm will do"
                 )
         if any(True for _ in module.buffers()):
             raise InputError(
-                f"{type(module).__name__} has buffers: every quantity that training changes must be a parameter"
+                f"{name} has buffers: every quantity that training changes must be a parameter"
             )
-        self.name, self.module = type(module).__name__, module
-        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        scales = {n: p for n, p in module.named_parameters() if p.dim() < 2 and not n.endswith("bias")}
-        self.start = {n: p.detach().float().cpu().clone() for n, p in scales.items()}  # of a norm: where it put them
+        self.name = name
+        self.module = module
+        self.shapes = {n: tuple(p.shape) for n, p in module.named_parameters()}
+        self.start = {  # the scales of a normalisation: where its module put them
+            n: p.detach().float().cpu().clone()
+            for n, p in module.named_parameters()
+            if p.dim() < 2 and not n.endswith("bias")
+        }
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         def one(w: Weights, x: Tensor) -> Tensor:
             return torch.func.functional_call(self.module, w, (x,))
 
-        return torch.vmap(one, in_dims=(0, 0 if images.dim() == 5 else None))(weights, images)
+        own_images = images.dim() == 5
+        return torch.vmap(one, in_dims=(0, 0 if own_images else None))(weights, images)
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"lenet": LeNet, "alexcifarnet": AlexCifarNet}
+def as_network(
+    network: Network | nn.Module | str, channels: int = 1, size: int = 28, classes: int = 10
+) -> Network:
+    """A `Network` from a name (with the images' shape), from any suitable `nn.Module`, or as it is.
 
-
-def as_network(network: Network | nn.Module | str, channels: int = 1, size: int = 28, classes: int = 10) -> Network:
-    """A `Network` from a name (with the images' shape), from any suitable `nn.Module`, or as it is."""
+    InputError for an unknown name, or for a module that cannot be distilled.
+    """
     if isinstance(network, Network):
         return network
     if isinstance(network, nn.Module):
         return ModuleStack(network)
-    if network not in NETWORKS:
-        raise InputError(f"unknown network {network!r}: one of {', '.join(NETWORKS)}")
-    return NETWORKS[network](channels, size, classes)
+    if network not in ARCHITECTURES:
+        near = did_you_mean(network, ARCHITECTURES)
+        raise InputError(f"unknown network {network!r}: one of {', '.join(ARCHITECTURES)}{near}")
+    return ARCHITECTURES[network].build(channels, size, classes)
 
 
-def check(images: Tensor, network: Network) -> None:
+def as_init_law(network: Network, init: str | InitLaw) -> InitLaw:
+    """p(theta_0) from the name of a law, or as it is."""
+    if not isinstance(init, str):
+        return init
+    name = init
+    return lambda rng: network.init(name, rng)
+
+
+def check_shape(images: Tensor, network: Network) -> None:
     """InputError for images of another shape than the network's."""
     shape = network.channels, network.size, network.size
     if images.shape[-3:] != shape:
-        raise InputError(f"{network.name} takes images of {shape}, not of {tuple(images.shape[-3:])}")
+        actual = tuple(images.shape[-3:])
+        raise InputError(f"{network.name} takes images of {shape}, not of {actual}")
 
 
-# The layers of a stack. Activations are [B, N*C, H, W] in channels-last memory: network j has channels j*C to (j+1)*C.
+# The layers of a stack. Activations are [B, N*C, H, W] in channels-last memory: network j has
+# channels j*C to (j+1)*C.
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) -> Tensor:
-    """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k], bias [N, O]
-    -> [B, N*O, H', W']."""
+    """x [B, C, H, W] shared by all, [N, B, C, H, W], or [B, N*C, H, W]; weight [N, O, C, k, k],
+    bias [N, O] -> [B, N*O, H', W']."""
     channels = weight.shape[2]
     if x.dim() == 5:
         x = x.transpose(0, 1).flatten(1, 2)  # [B, N*C, H, W]
@@ -246,17 +293,24 @@ def max2x2(x: Tensor) -> Tensor:
 
 
 def conv_max2x2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`max2x2(conv(x, weight, bias))` of shared images with few channels, as the maximum of four convolutions of stride
-    2, whose kernels are one pixel larger: each a matrix product with the same patches.
+    """`max2x2(conv(x, weight, bias))` of shared images with few channels, as the maximum of four
+    convolutions of stride 2, whose kernels are one pixel larger: each a matrix product with the
+    same patches.
 
-    x [B, C, H, W], weight [N, O, C, k, k], bias [N, O], H-k+1 and W-k+1 even -> [B, N*O, (H-k+1)/2, (W-k+1)/2]. Faster
-    than the convolution, with its derivatives, for few images.
+    x [B, C, H, W], weight [N, O, C, k, k], bias [N, O], H-k+1 and W-k+1 even -> [B, N*O, (H-k+1)/2,
+    (W-k+1)/2]. Faster than the convolution, with its derivatives, for few images.
     """
-    filters, size = weight.shape[:2].numel(), weight.shape[-1] + 1
-    patches = x.unfold(2, size, 2).unfold(3, size, 2).permute(0, 2, 3, 1, 4, 5)  # [B, H', W', C, k+1, k+1]
-    shifted = [F.pad(weight, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)]  # [N, O, C, k+1, k+1] each
+    filters = weight.shape[:2].numel()
+    size = weight.shape[-1] + 1
+    patches = x.unfold(2, size, 2).unfold(3, size, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5)  # [B, H', W', C, k+1, k+1]
+    shifted = [  # [N, O, C, k+1, k+1] each
+        F.pad(weight, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1)
+    ]
     rows = patches.flatten(3).flatten(0, 2)
-    a, b, c, d = (rows @ kernels.reshape(filters, -1).t() for kernels in shifted)  # [B*H'*W', N*O] each
+    a, b, c, d = (
+        rows @ kernels.reshape(filters, -1).t() for kernels in shifted
+    )  # [B*H'*W', N*O] each
     largest = torch.maximum(torch.maximum(a, b), torch.maximum(c, d)) + bias.flatten()
     return largest.view(*patches.shape[:3], filters).permute(0, 3, 1, 2)
 
@@ -264,13 +318,16 @@ def conv_max2x2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def response_norm(x: Tensor, n: int) -> Tensor:
     """Local response normalisation over 4 neighbouring channels of each network (Krizhevsky, 2012):
 
-    x_c / (1 + alpha * mean of x_k^2 for k from c-2 to c+1)^0.75 with alpha = 0.001/9, as F.local_response_norm.
+    x_c / (1 + alpha * mean of x_k^2 for k from c-2 to c+1)^0.75 with alpha = 0.001/9, as
+    F.local_response_norm.
     """
     channels = x.shape[1] // n
-    near = torch.ones(channels, channels, dtype=x.dtype, device=x.device).triu(-1).tril(2)  # k from c-2 to c+1
+    near = torch.ones(channels, channels, dtype=x.dtype, device=x.device)
+    near = near.triu(-1).tril(2)  # k from c-2 to c+1
     y = x.permute(0, 2, 3, 1).unflatten(-1, (n, channels))  # [B, H, W, N, C]
     root = (1 + (0.001 / 9 / 4) * ((y * y) @ near)).rsqrt()
-    return (y * (root * root.sqrt())).flatten(-2).permute(0, 3, 1, 2)  # root^1.5; a root is faster than a power
+    y = y * (root * root.sqrt())  # root^1.5: a root is faster than a power
+    return y.flatten(-2).permute(0, 3, 1, 2)
 
 
 def features(x: Tensor, n: int) -> Tensor:
@@ -280,8 +337,9 @@ def features(x: Tensor, n: int) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [N, B, in], weight [N, out, in], bias [N, out] -> [N, B, out]."""
-    # F.linear's derivative is laid out as the weights are, baddbmm's transposed: to copy that costs more than N calls
-    # where N is 1 or the weights are large.
+    # F.linear's derivative is laid out as the weights are, baddbmm's transposed: to copy that costs
+    # more than N calls where N is 1 or the weights are large.
     if len(weight) == 1 or weight.shape[1:].numel() > 500_000:
-        return torch.stack([F.linear(*one) for one in zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)])
+        networks = zip(x.unbind(), weight.unbind(), bias.unbind(), strict=True)
+        return torch.stack([F.linear(*one) for one in networks])
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

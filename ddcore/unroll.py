@@ -4,19 +4,22 @@
 
     theta <- theta - lrs[e, s] * grad_theta loss(images[s], targets[s]; theta)
 
-for N networks at once. `meta_gradient` differentiates the loss that the trained networks have on real data with
-respect to the images, the rates and, where they are learned, the soft labels. Two estimators give the same numbers:
+for N networks at once. `meta_gradient` (in later work: hypergradient) differentiates the loss that
+the trained networks have on real data with respect to the images, the learning rates and, where
+they are learned, the soft labels. Two estimators give the same numbers:
 
-- "autograd", the definition: PyTorch records the unrolled loop and differentiates it. Memory grows by one graph
-  for each step.
-- "back-gradient" (Domke, 2012; Maclaurin et al., 2015; section 3.4): the loop runs forward and keeps only the weights
-  [T, N, P]; then, from the last step to the first, with v = dL/dtheta_{t+1},
+- "autograd", the definition: PyTorch records the unrolled loop and differentiates it. Memory grows
+  by one graph for each step.
+- "back-gradient" (Domke, 2012; Maclaurin et al., 2015; section 3.4): the loop runs forward and
+  keeps only the weights [T, N, P]; then, from the last step to the first, with
+  v = dL/dtheta_{t+1},
 
       phi(theta, x, y) = <v, grad_theta loss(x, y; theta)> = d/de loss(x, y; theta + e v) at e = 0
       dL/dtheta_t = v - lr * d phi/d theta      (a Hessian-vector product: Pearlmutter, 1994)
       dL/dx      += -lr * d phi/dx,   dL/dy += -lr * d phi/dy,   dL/dlr = -phi
 
-  One directional derivative and one gradient of it give all of these. Memory grows by one weight vector a step.
+  One directional derivative and one gradient of it give all of these. Memory grows by one weight
+  vector a step.
 """
 
 import sys
@@ -28,32 +31,39 @@ from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddcore.distilled import DistilledData
+from ddcore.distilled import DistilledData, Learned
 from ddcore.errors import InputError
 from ddcore.networks import Network, Weights, as_network, generator
 
 SAME_DERIVATIVE = 1e-6  # in float64, relative: 1e-15 to 1e-12 are measured
-Objective = Callable[[Tensor, Tensor], Tensor]  # (logits [N, B, K], labels [B] or [N, B]) -> losses [N]
+# (logits [N, B, K], labels [B] or [N, B]) -> losses [N]
+Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each network: logits [N, B, K], labels int64 [B] or [N, B] -> losses [N], in nats."""
+    """Mean cross-entropy of each network, in nats: logits [N, B, K], labels int64 [B] or [N, B] ->
+    losses [N]."""
     labels = labels.expand(logits.shape[:2])
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return losses.view(labels.shape).mean(1)
 
 
 def inner_loss(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Sum over networks of the mean of -sum_k t_k log p_k: images [n, C, H, W], targets [n, K] -> scalar.
+    """Sum over networks of the mean of -sum_k t_k log p_k: images [n, C, H, W], targets [n, K] ->
+    scalar.
 
-    The networks do not interact, so its gradient with respect to theta [N, P] is each network's own.
+    The networks do not interact, so its gradient with respect to theta [N, P] is each network's
+    own.
     """
     log_p = network(theta, images).log_softmax(-1)  # [N, n, K]
     return -(targets * log_p).sum() / len(images)
 
 
-def forward_step(network: Network, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor) -> Tensor:
+def forward_step(
+    network: Network, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor
+) -> Tensor:
     """One step of gradient descent (eq. 2): theta [N, P] -> theta [N, P]."""
     return theta - lr * torch.func.grad(inner_loss, argnums=1)(network, theta, images, targets)
 
@@ -61,15 +71,19 @@ def forward_step(network: Network, theta: Tensor, images: Tensor, targets: Tenso
 def reverse_step(
     network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor, lr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same step backwards: v = dL/dtheta_{t+1} [N, P] -> dL/dtheta_t, dL/dimages, dL/dtargets, dL/dlr."""
+    """The same step backwards: v = dL/dtheta_{t+1} [N, P] -> dL/dtheta_t, dL/dimages, dL/dtargets,
+    dL/dlr."""
     derivatives = forward_over_reverse if network.forward_over_reverse else reverse_over_forward
     phi, (hv, dx, dt) = derivatives(network, theta, v, images, targets)
     return v - lr * hv, -lr * dx, -lr * dt, -phi
 
 
-def reverse_over_forward(network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor):
-    """phi = <v, grad_theta loss> and its derivatives by theta, images and targets: the gradient of a directional
-    derivative. Compiled, a LeNet's takes three quarters of the other order's time."""
+def reverse_over_forward(
+    network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """phi = <v, grad_theta loss>, and its derivatives by theta, images and targets, as the gradient
+    of a directional derivative. Compiled, a LeNet's takes three quarters of the other order's time.
+    """
 
     def phi(theta: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         zero = torch.zeros((), dtype=theta.dtype, device=theta.device)
@@ -80,13 +94,17 @@ def reverse_over_forward(network: Network, theta: Tensor, v: Tensor, images: Ten
         _, slope = torch.func.jvp(along, (zero,), (torch.ones_like(zero),))
         return slope, slope
 
-    derivatives, slope = torch.func.grad(phi, argnums=(0, 1, 2), has_aux=True)(theta, images, targets)
+    derivatives, slope = torch.func.grad(phi, argnums=(0, 1, 2), has_aux=True)(
+        theta, images, targets
+    )
     return slope, derivatives
 
 
-def forward_over_reverse(network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor):
-    """The same as the directional derivative of a gradient. For modules: PyTorch 2.13's other order is wrong, without a
-    message, where a module has an `nn.LayerNorm`."""
+def forward_over_reverse(
+    network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The same as the directional derivative of a gradient. For modules: PyTorch 2.13's other order
+    is wrong, without a message, where a module has an `nn.LayerNorm`."""
 
     def gradients(theta: Tensor) -> tuple[Tensor, ...]:
         return torch.func.grad(inner_loss, argnums=(1, 2, 3))(network, theta, images, targets)
@@ -95,35 +113,45 @@ def forward_over_reverse(network: Network, theta: Tensor, v: Tensor, images: Ten
     return (gradient * v).sum(), derivatives
 
 
-def check_second_derivatives(network: Network, theta: Tensor, images: Tensor, targets: Tensor) -> None:
-    """InputError where `reverse_step` of a module is not what autograd gives, or PyTorch cannot compute one of them.
+def check_second_derivatives(
+    network: Network, theta: Tensor, images: Tensor, targets: Tensor
+) -> None:
+    """InputError where `reverse_step` of a module is not what autograd gives, or PyTorch cannot
+    compute one of them.
 
     Compares dL/dtheta_t and dL/dimages of one step with a random v, of one network, in float64.
     """
-    theta, images, targets = theta[:1].double(), images.double(), targets.double()
-    v = torch.randn(theta.shape, generator=generator("second derivatives"), dtype=theta.dtype).to(theta.device)
+    theta = theta[:1].double()
+    images = images.double()
+    targets = targets.double()
+    rng = generator("second derivatives")
+    v = torch.randn(theta.shape, generator=rng, dtype=theta.dtype).to(theta.device)
     v = v * (theta.norm() / v.norm())
     lr = torch.ones((), dtype=theta.dtype, device=theta.device)
-    refusal = f"{network.name} cannot be distilled by back-gradient, which needs second derivatives"
+    refusal = f"{network.name} cannot be distilled by back-gradient: it needs second derivatives"
     try:
         ours = reverse_step(network, theta, v, images, targets, lr)[:2]
         leaves = theta.detach().requires_grad_(), images.detach().requires_grad_()
-        (g,) = torch.autograd.grad(inner_loss(network, *leaves, targets), leaves[0], create_graph=True)
-        exact = torch.autograd.grad(((leaves[0] - g) * v).sum(), leaves)
+        loss = inner_loss(network, *leaves, targets)
+        (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+        exact = torch.autograd.grad(((leaves[0] - gradient) * v).sum(), leaves)
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{refusal}: {reason}") from error
+        raise InputError(f"{refusal}; {reason}") from error
     for name, a, b in zip(("weights", "images"), ours, exact, strict=True):
         difference = ((a - b).norm() / b.norm()).item()
         if not difference < SAME_DERIVATIVE:
             raise InputError(
-                f"{refusal}: PyTorch's forward and reverse modes give other gradients of the {name}, by "
-                f'{100 * difference:.2g} %; estimator="autograd" needs the second alone'
+                f"{refusal}, and PyTorch's two ways to them give other gradients of the {name}, by "
+                f'{100 * difference:.2g} %; estimator="autograd" needs one way alone'
             )
 
 
-def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tensor, objective: Objective):
-    """The gradient, with respect to theta [N, P], of the networks' mean loss on real data, and their losses [N]."""
+def real_gradient(
+    network: Network, theta: Tensor, images: Tensor, labels: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """The gradient, with respect to theta [N, P], of the networks' mean loss on real data, and
+    their losses [N]."""
 
     def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
         losses = objective(network(theta, images), labels)
@@ -133,24 +161,32 @@ def real_gradient(network: Network, theta: Tensor, images: Tensor, labels: Tenso
 
 
 class Compiled:
-    """A gradient step through `torch.compile`, which takes 20 to 70 s the first time and seconds from its cache. Where
-    that fails (no C++ compiler, a cache that a killed process left damaged), a line says so and the step is called as
-    it stands."""
+    """A gradient step through `torch.compile`, which takes 20 to 70 s the first time and seconds
+    from its cache.
+
+    Where that fails (no C++ compiler, a cache that a killed process left damaged), a line says so
+    and the step is called as it stands.
+    """
 
     def __init__(self, step: Callable):
-        self.step, self.call = step, torch.compile(step, dynamic=False)
+        self.step = step
+        self.call = torch.compile(step, dynamic=False)
 
-    def __call__(self, *given):
+    def __call__(self, *arguments):
         try:
-            return self.call(*given)
+            return self.call(*arguments)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             self.call = self.step
-            why = f"{type(error.inner_exception).__name__}: {error.inner_exception}".splitlines()[0]
-            print(f"running without torch.compile, 1.5 to 2.5 times slower: {why}", file=sys.stderr)
-            return self.step(*given)
+            cause = error.inner_exception
+            reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
+            print(
+                f"running without torch.compile, 1.5 to 2.5 times slower: {reason}",
+                file=sys.stderr,
+            )
+            return self.step(*arguments)
 
 
-class Steps(NamedTuple):
+class StepFunctions(NamedTuple):
     """A gradient step there and back, as they stand above or compiled."""
 
     forward: Callable[..., Tensor] = forward_step
@@ -159,21 +195,25 @@ class Steps(NamedTuple):
     @property
     def compiled(self) -> bool:
         """Whether both are, and compiling has not failed."""
-        return all(isinstance(way, Compiled) and way.call is not way.step for way in self)
+        return all(isinstance(step, Compiled) and step.call is not step.step for step in self)
 
 
-EAGER = Steps()
+EAGER = StepFunctions()
 _checked: WeakSet[Network] = WeakSet()  # modules whose second derivatives were found right
 
 
-def compiled_steps() -> Steps:
+def compiled_steps() -> StepFunctions:
     """The same functions compiled (`real_gradient` would gain nothing)."""
-    torch.compiler.reset()  # another configuration's shapes do not count towards the limit of recompilations
-    return Steps(Compiled(forward_step), Compiled(reverse_step))
+    torch.compiler.reset()  # other shapes do not count towards the limit of recompilations
+    return StepFunctions(Compiled(forward_step), Compiled(reverse_step))
 
 
 def train(
-    network: Network, distilled: DistilledData, theta: Tensor, step: Callable = forward_step, keep: Tensor | None = None
+    network: Network,
+    distilled: DistilledData,
+    theta: Tensor,
+    step: Callable[..., Tensor] = forward_step,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Train N networks on the distilled data (eq. 8): theta_0 [N, P] -> theta_T [N, P].
 
@@ -187,33 +227,54 @@ def train(
     return theta
 
 
-def train_in_float64(network: Network, distilled: DistilledData, theta: Tensor, keep: Tensor | None = None) -> Tensor:
-    """`train` in float64, rounded to theta's type at the end (and `keep` to its own as it is written): what machines
-    agree on that start from the same weights.
+def train_in_float64(
+    network: Network, distilled: DistilledData, theta: Tensor, keep: Tensor | None = None
+) -> Tensor:
+    """`train` in float64, rounded to theta's type at the end (and `keep` to its own as it is
+    written): what machines agree on that start from the same weights.
 
-    In float32 the order of a sum decides which of two nearly equal pixels a maximum takes and which side of 0 a ReLU is
-    on. Such changes set off others, and some networks end elsewhere.
+    In float32 the order of a sum decides which of two nearly equal pixels a maximum takes and which
+    side of 0 a ReLU is on. Such changes set off others, and some networks end elsewhere.
     """
     return train(network, distilled.to(torch.double), theta.double(), keep=keep).to(theta.dtype)
 
 
 def meta_gradient(
-    network, distilled: DistilledData, weights: Tensor | Weights, batch: tuple[Tensor, Tensor], *,
-    objective: Objective = cross_entropy, estimator: str = "back-gradient", step_functions: Steps = EAGER,
-) -> tuple[Tensor, DistilledData]:  # fmt: skip
-    """Losses [N] of the networks trained on `distilled`, and the gradient of their mean (eq. 3 and 4).
+    network: Network | nn.Module | str,
+    distilled: DistilledData,
+    weights: Tensor | Weights,
+    batch: tuple[Tensor, Tensor],
+    *,
+    objective: Objective = cross_entropy,
+    estimator: str = "back-gradient",
+    step_functions: StepFunctions = EAGER,
+) -> tuple[Tensor, DistilledData]:
+    """The loss of networks trained on distilled data, and its gradient (eq. 3, and 4 as a mean).
 
-    weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}. batch: real images [B, C, H, W] and labels [B],
-    shared by the networks, or [N, B, C, H, W] and [N, B]. Returned in the shape of `distilled`: `images`, `lrs` and,
-    where `distilled` has them, `soft_labels` hold the derivatives.
+    Args:
+        network: a name, a `Network` or any suitable `nn.Module`.
+        distilled: what the networks are trained on.
+        weights: theta_0 of N networks, [N, P] or {name: [N, *shape]}.
+        batch: real images [B, C, H, W] and labels [B], shared by the networks, or [N, B, C, H, W]
+            and [N, B].
+        objective: (logits [N, B, K], labels) -> losses [N].
+        estimator: "back-gradient" or "autograd", which give the same numbers.
+
+    Returns:
+        The losses [N], and the gradient of their mean in the shape of `distilled`: `images`, `lrs`
+        and, where `distilled` has them, `soft_labels` hold the derivatives.
+
+    Raises:
+        InputError: for a module that cannot be differentiated twice, or another estimator.
     """
-    order, targets = distilled.order(), distilled.targets()
+    order = distilled.order()
+    targets = distilled.targets()
     network = as_network(network, *distilled.images.shape[2:4], targets.shape[-1])
     theta = network.flatten(weights)
     if estimator == "autograd":
         return _autograd(network, distilled, theta, batch, objective)
     if estimator != "back-gradient":
-        raise ValueError(f"estimator {estimator!r}: 'back-gradient' or 'autograd'")
+        raise InputError(f"estimator {estimator!r}: 'back-gradient' or 'autograd' is allowed")
     if network.forward_over_reverse and network not in _checked:
         check_second_derivatives(network, theta, distilled.images[0], targets[0])
         _checked.add(network)
@@ -221,56 +282,79 @@ def meta_gradient(
     theta = train(network, distilled, theta, step_functions.forward, keep=trajectory)
     v, losses = real_gradient(network, theta, *batch, objective)
 
-    images, labels, lrs = (torch.zeros_like(t) for t in (distilled.images, targets, distilled.lrs))
+    gradient = Learned(distilled.images, distilled.lrs, targets).map(torch.zeros_like)
+    images, lrs, labels = gradient
+    assert labels is not None
     for t, (e, s) in reversed(list(enumerate(order))):
-        now = distilled.images[s], targets[s], distilled.lrs[e, s]
-        v, dx, dt, dlr = step_functions.reverse(network, trajectory[t], v, *now)
+        inputs = distilled.images[s], targets[s], distilled.lrs[e, s]
+        v, dx, dt, dlr = step_functions.reverse(network, trajectory[t], v, *inputs)
         images[s] += dx
         labels[s] += dt
         lrs[e, s] = dlr
-    return losses, distilled.with_learned([images, lrs, labels][: len(distilled.learned())])
+    soft_labels = None if distilled.soft_labels is None else labels
+    return losses, distilled.with_learned(Learned(images, lrs, soft_labels))
 
 
 class CapturedMetaGradient:
     """`meta_gradient` of one network and objective on a CUDA device, for many calls.
 
-    The first call records its thousands of small kernels as one CUDA graph. The next ones copy their tensors to where
-    the graph reads them and replay it, which spares Python starting each kernel. What a call returns is overwritten by
-    the next, and the memory that the graph computes in stays reserved. Tensors of other shapes are recorded anew. Where
-    recording fails, a line says so and `meta_gradient` is called as it is.
+    The first call records its thousands of small kernels as one CUDA graph. The next ones copy
+    their tensors to where the graph reads them and replay it, which spares Python starting each
+    kernel. What a call returns is overwritten by the next, and the memory that the graph computes
+    in stays reserved. Tensors of other shapes are recorded anew. Where recording fails, a line says
+    so and `meta_gradient` is called as it is.
     """
 
-    def __init__(self, network: Network, objective: Objective = cross_entropy, step_functions: Steps = EAGER):
-        self.plain = partial(meta_gradient, network, objective=objective, step_functions=step_functions)
-        self.kind, self.replay = None, None
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective = cross_entropy,
+        step_functions: StepFunctions = EAGER,
+    ):
+        self.plain = partial(
+            meta_gradient, network, objective=objective, step_functions=step_functions
+        )
+        self.signature: list | None = None
+        self.replay: Callable | None = None
 
-    def __call__(self, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]):
-        given = [theta, *batch, distilled.labels, *distilled.learned()]
-        kind = [(t.shape, t.dtype, t.device) for t in given]
-        if kind != self.kind:
+    def __call__(
+        self, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, DistilledData]:
+        learned = distilled.learned().tensors().values()
+        inputs = [theta, *batch, distilled.labels, *learned]
+        signature = [(t.shape, t.dtype, t.device) for t in inputs]
+        if signature != self.signature:
             self.replay = None  # frees the memory of the last recording
-            self.kind, self.replay = kind, self._record(distilled, given)
-        return self.replay(given) if self.replay else self.plain(distilled, theta, batch)
+            self.signature = signature
+            self.replay = self._record(distilled, inputs)
+        if self.replay is None:
+            return self.plain(distilled, theta, batch)
+        return self.replay(inputs)
 
-    def _record(self, distilled: DistilledData, given: list[Tensor]) -> Callable | None:
-        theta, images, answers, labels, *learned = places = [t.clone() for t in given]
-        copy = replace(distilled, labels=labels).with_learned(learned)
+    def _record(self, distilled: DistilledData, inputs: list[Tensor]) -> Callable | None:
+        places = [t.clone() for t in inputs]
+        theta, images, answers, labels, *learned = places
+        copy = replace(distilled, labels=labels).with_learned(Learned(*learned))
         stream = torch.cuda.Stream(theta.device)
         stream.wait_stream(torch.cuda.current_stream(theta.device))
         with torch.cuda.stream(stream):  # and back to the caller's, also where recording fails
-            self.plain(copy, theta, (images, answers))  # what happens only once, compiling too, is not recorded
+            # what happens only once, compiling too, is not recorded
+            self.plain(copy, theta, (images, answers))
             graph = torch.cuda.CUDAGraph()
             try:  # other threads, NCCL's too, may use the device meanwhile
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     result = self.plain(copy, theta, (images, answers))
             except RuntimeError as error:
-                cause = f"{error.__context__ or error}".partition("\n")[0]  # leaving `graph` raises an error of its own
-                print(f"running without a CUDA graph, several times slower: {cause}", file=sys.stderr)
+                # leaving `graph` raises an error of its own
+                cause = f"{error.__context__ or error}".partition("\n")[0]
+                print(
+                    f"running without a CUDA graph, several times slower: {cause}", file=sys.stderr
+                )
                 return None
         torch.cuda.current_stream(theta.device).wait_stream(stream)
 
-        def replay(given: list[Tensor]) -> tuple[Tensor, DistilledData]:
-            for place, t in zip(places, given, strict=True):
+        def replay(inputs: list[Tensor]) -> tuple[Tensor, DistilledData]:
+            for place, t in zip(places, inputs, strict=True):
                 place.copy_(t)
             graph.replay()
             return result
@@ -278,14 +362,23 @@ class CapturedMetaGradient:
         return replay
 
 
-def _autograd(network, distilled, theta, batch, objective):
-    learned = [t.detach().clone().requires_grad_() for t in distilled.learned()]
-    copy = distilled.with_learned(learned)
+def _autograd(
+    network: Network,
+    distilled: DistilledData,
+    theta: Tensor,
+    batch: tuple[Tensor, Tensor],
+    objective: Objective,
+) -> tuple[Tensor, DistilledData]:
+    leaves = distilled.learned().map(lambda t: t.detach().clone().requires_grad_())
+    copy = distilled.with_learned(leaves)
     theta = theta.detach().clone().requires_grad_()
 
-    def step(network, theta, x, t, lr):
-        (g,) = torch.autograd.grad(inner_loss(network, theta, x, t), theta, create_graph=True)
-        return theta - lr * g
+    def step(network: Network, theta: Tensor, x: Tensor, t: Tensor, lr: Tensor) -> Tensor:
+        loss = inner_loss(network, theta, x, t)
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        return theta - lr * gradient
 
-    losses = objective(network(train(network, copy, theta, step), batch[0]), batch[1])
-    return losses.detach(), distilled.with_learned(torch.autograd.grad(losses.mean(), learned))
+    images, labels = batch
+    losses = objective(network(train(network, copy, theta, step), images), labels)
+    gradients = torch.autograd.grad(losses.mean(), list(leaves.tensors().values()))
+    return losses.detach(), distilled.with_learned(Learned(*gradients))

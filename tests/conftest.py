@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from ddcore import datasets
-from ddcore.companion import cli, experiments, records
-from ddcore.companion.experiments import Config
+from ddcore import cli
+from ddcore.experiments import catalogue, records
+from ddcore.experiments.catalogue import Config
 
 DATA_ROOT = datasets.data_root()  # before any test changes the environment
 SHARED = {"dataset": "digits", "samples": 1, "batch": 32, "noise": 0.5, "first_lr": 0.1, "image_rate": 0.1, "checks": 2}
@@ -52,7 +53,7 @@ def ddcore(apart, monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """The results folder of one `ddcore run tiny`, to copy and damage."""
-    from ddcore.companion import run
+    from ddcore.experiments import run
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = _apart(monkeypatch, tmp_path_factory.mktemp("made"))

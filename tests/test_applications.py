@@ -8,11 +8,11 @@ from PIL import Image
 
 import ddcore
 from ddcore import datasets, objectives
-from ddcore.companion import experiments, inits
-from ddcore.companion.experiments import Config
-from ddcore.companion.run import run, verify
+from ddcore.experiments import catalogue, pretrained
+from ddcore.experiments.catalogue import Config
+from ddcore.experiments.run import run, verify
 from ddcore.errors import InputError
-from ddcore.evaluate import confusion, evaluate
+from ddcore.accuracy import confusion, evaluate
 from ddcore.networks import LeNet, generator
 from ddcore.unroll import train_in_float64
 

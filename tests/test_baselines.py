@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ddcore import baselines, datasets
-from ddcore.companion import experiments
-from ddcore.companion.experiments import BASELINES, Config
-from ddcore.companion.run import run, verify
+from ddcore.experiments import catalogue
+from ddcore.experiments.catalogue import BASELINES, Config
+from ddcore.experiments.run import run, verify
 from ddcore.distilled import class_major
 from ddcore.errors import InputError
-from ddcore.evaluate import evaluate
+from ddcore.accuracy import evaluate
 from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
 from ddcore.unroll import train

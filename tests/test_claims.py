@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 import ddcore
-from ddcore.companion import claims, experiments, records, run
-from ddcore.companion.claims import Claim, Judge, expand
+from ddcore.experiments import catalogue, records, run
+from ddcore.paper import ledger
+from ddcore.paper.ledger import Claim, Judge, expand
 from ddcore.errors import InputError
 
 LEDGER = claims.load()

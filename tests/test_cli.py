@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import TINY, TINY_RANDOM, tree
 
-from ddcore.companion import cli, experiments, records, run
-from ddcore.companion import notebooks as book
+from ddcore import cli
+from ddcore.experiments import catalogue, records, run
+from ddcore.paper import notebooks as book
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
 from ddcore.errors import MachineError

@@ -15,9 +15,9 @@ from torch import nn
 
 import ddcore.distill  # noqa: F401 (the module, whose name the function takes in the package)
 from ddcore.datasets import load
-from ddcore.distill import OuterState, Recipe, distill
+from ddcore.algorithm import OuterState, Recipe, distill
 from ddcore.errors import MachineError
-from ddcore.evaluate import evaluate
+from ddcore.accuracy import evaluate
 from ddcore.networks import LeNet, ModuleStack, generator
 from ddcore.unroll import train
 

@@ -1,10 +1,12 @@
-"""The ways to install agree: pyproject.toml, constraints.txt, environment.yml; and the package's boundary."""
+"""The ways to install agree, what is imported is declared, and who may import whom."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,32 +15,68 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIRED = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
-PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if line and line[0] != "#")
-THE_NINE = {
-    "torch", "torchvision", "jupyter-book", "nbclient", "ipywidgets", "matplotlib", "papermill", "pytest", "nbval",
-}  # fmt: skip
+PACKAGE = ROOT / "ddcore"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+PINS = dict(line.split("==") for line in CONSTRAINTS if line and not line.startswith("#"))
+
+# The stack that the companion is built on. Each is asked for by name, not only through another.
+STACK = {"torch", "torchvision", "jupyter-book", "nbclient", "ipywidgets", "matplotlib"}
+STACK |= {"papermill", "pytest", "nbval"}
+
+# What a machine that only computes need not have.
+PUBLISHING = {"IPython", "ipywidgets", "jupyter_client", "matplotlib", "nbclient", "nbformat"}
+PUBLISHING |= {"pandas", "papermill"}
+
+# Where conda-forge's name, or the name to import, is not the name of the distribution.
+CONDA = {"pytorch": "torch", "python-build": "build"}
+IMPORTED = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+# The sets of images that a wheel carries.
+CARRIED = ["fig2a", "fig3a", "fig3b", "soft-mnist-10"]
 
 
-def conda() -> dict[str, str]:
-    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    requirements = [Requirement(line) for line in lines if isinstance(line, str)]
-    names = {"pytorch": "torch"}  # conda's name for it
-    return {names.get(found.name, found.name): str(found.specifier) for found in requirements}
+def requirements(*extras: str) -> dict[str, Requirement]:
+    """The core dependencies and those of the extras, an extra's extras included, by name."""
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    found = {}
+    for requirement in map(Requirement, lines):
+        if requirement.name == PROJECT["name"]:
+            found |= requirements(*requirement.extras)
+        else:
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+def conda() -> dict[str, Requirement]:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    asked = [Requirement(line) for line in lines if isinstance(line, str)]
+    return {canonicalize_name(CONDA.get(one.name, one.name)): one for one in asked}
+
+
+# The ways to install
 
 
 def test_environment_yml_asks_for_what_pyproject_asks_for():
-    wanted = {requirement.name: str(requirement.specifier) for requirement in REQUIRED}
-    assert conda() == wanted | {"python": PROJECT["requires-python"], "pip": ""}
+    wanted = {name: one.specifier for name, one in requirements("dev").items()}
+    asked = {name: one.specifier for name, one in conda().items()}
+    assert str(asked.pop("python")) == PROJECT["requires-python"]
+    assert str(asked.pop("pip")) == ""
+    assert asked == wanted
 
 
-def test_the_nine_packages_are_named():
-    assert {requirement.name for requirement in REQUIRED} >= THE_NINE
-    assert set(conda()) >= THE_NINE
+def test_the_stack_is_asked_for_by_name():
+    assert requirements("dev").keys() >= STACK
+    assert conda().keys() >= STACK
 
 
-@pytest.mark.parametrize("requirement", REQUIRED, ids=lambda requirement: requirement.name)
+def test_the_core_needs_nothing_that_publishes():
+    assert not requirements().keys() & {canonicalize_name(name) for name in PUBLISHING}
+
+
+@pytest.mark.parametrize("requirement", requirements("dev").values(), ids=lambda one: one.name)
 def test_each_requirement_has_a_range_and_a_pin_inside_it(requirement):
     assert {spec.operator for spec in requirement.specifier} == {">=", "<"}
     pins = {canonicalize_name(name): version for name, version in PINS.items()}
@@ -47,19 +85,132 @@ def test_each_requirement_has_a_range_and_a_pin_inside_it(requirement):
 
 def test_pins_are_exact_and_nothing_else():
     for name, version in PINS.items():
-        assert re.fullmatch(r"[A-Za-z0-9._-]+", name) and re.fullmatch(r"[0-9][0-9a-z.]*", version), name
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", name), name
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", version), name
 
 
-def test_the_science_imports_nothing_from_the_companion():
-    for path in (ROOT / "ddcore").glob("[a-z]*.py"):  # not __init__ and __main__, the two doors
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            assert not any("companion" in name for name in names), path.name
+@pytest.mark.parametrize("name", CARRIED)
+def test_the_sets_that_a_wheel_carries_are_those_of_the_records(name):
+    records = [
+        json.loads(path.read_text("utf-8")) for path in ROOT.glob(f"results/{name}/*/record.json")
+    ]
+    (key,) = [record["key"] for record in records if not record["overrides"]]
+    recorded = ROOT / "results" / name / key / "distilled.safetensors"
+    assert (PACKAGE / "data" / f"{name}.safetensors").read_bytes() == recorded.read_bytes()
 
 
-def test_a_run_starts_without_jupyter_and_scikit_learn():
-    """A machine that only computes need not have the first; importing the second takes as long as PyTorch."""
-    code = "import sys, ddcore.companion.cli, ddcore.companion.run; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert not {"nbformat", "papermill", "sklearn"} & set(done.stdout.split())
+def test_a_wheel_carries_these_sets_alone():
+    assert sorted(path.stem for path in (PACKAGE / "data").iterdir()) == sorted(CARRIED)
+
+
+@pytest.mark.parametrize("guide", ["README.md", "CONTRIBUTING.md", "book/architecture.md"])
+def test_the_guides_name_files_that_are_there(guide):
+    folders = "benchmarks|book|ddcore|notebooks|results|tests"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / guide).read_text("utf-8"))
+    assert named
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+# What is imported
+
+
+def modules(*patterns: str) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, inside functions too; `from a import b` is a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relative to itself; name the package"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+NO_LAYER = {PACKAGE / "__main__.py", PACKAGE / "cli.py"}  # above them all
+SCIENCE = sorted(set(modules("ddcore/*.py")) - NO_LAYER)
+EXPERIMENTS = modules("ddcore/experiments/**/*.py")
+PAPER = modules("ddcore/paper/**/*.py")
+LATER = {
+    **dict.fromkeys(SCIENCE, ["ddcore.experiments", "ddcore.paper", "ddcore.cli"]),
+    **dict.fromkeys(EXPERIMENTS, ["ddcore.paper", "ddcore.cli"]),
+    **dict.fromkeys(PAPER, ["ddcore.cli"]),
+}
+DOOR = {PACKAGE / "use.py": {"ddcore.experiments", "ddcore.experiments.records"}}  # records by name
+
+
+def test_every_file_of_the_package_belongs_to_a_layer():
+    assert {*SCIENCE, *EXPERIMENTS, *PAPER, *NO_LAYER} == set(modules("ddcore/**/*.py"))
+    assert SCIENCE and EXPERIMENTS and PAPER
+
+
+@pytest.mark.parametrize("path", LATER, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_layer_imports_only_what_stands_above_it(path):
+    odd = {name for name in imports(path) if any(below(name, layer) for layer in LATER[path])}
+    assert not odd - DOOR.get(path, set())
+
+
+OWN = {"ddcore", "tests", *(path.stem for path in modules("tests/*.py", "benchmarks/*.py"))}
+DECLARED = [
+    (["ddcore/*.py", "ddcore/experiments/**/*.py"], []),
+    (["ddcore/paper/**/*.py"], ["notebooks"]),
+    (["book/**/*.py"], ["book"]),
+    (["tests/**/*.py"], ["dev"]),
+    (["benchmarks/**/*.py"], ["dev", "bench"]),
+]
+
+
+@pytest.mark.parametrize("patterns, extras", DECLARED, ids=lambda value: "+".join(value) or "core")
+def test_what_is_imported_is_declared(patterns, extras):
+    imported = {name.split(".")[0] for path in modules(*patterns) for name in imports(path)}
+    foreign = imported - OWN - sys.stdlib_module_names
+    needed = {canonicalize_name(IMPORTED.get(name, name)) for name in foreign}
+    assert not needed - requirements(*extras).keys()
+
+
+# What is loaded
+
+
+def loaded(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter holds after running `code`."""
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def command(*arguments: str) -> str:
+    return f"""
+import sys
+from ddcore.cli import main
+sys.argv = ["ddcore", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import ddcore", id="import ddcore"),
+        pytest.param("import ddcore.experiments.catalogue", id="catalogue"),
+        pytest.param(command("--help"), id="ddcore --help"),
+        pytest.param(command("list"), id="ddcore list"),
+    ],
+)
+def test_what_computes_nothing_loads_neither_torch_nor_what_publishes(code):
+    assert not loaded(code) & {"torch", "sklearn", *PUBLISHING}
+
+
+def test_a_run_starts_without_what_publishes_and_scikit_learn():
+    """A machine that only computes need not have the first; the second loads as long as torch."""
+    names = loaded("import ddcore.cli, ddcore.experiments.run")
+    assert not names & {"sklearn", *PUBLISHING}

@@ -6,7 +6,7 @@ from torch import nn
 
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
-from ddcore.evaluate import confusion, evaluate
+from ddcore.accuracy import confusion, evaluate
 from ddcore.networks import INIT_LAWS, AlexCifarNet, LeNet, ModuleStack, as_network, generator
 from ddcore.unroll import meta_gradient
 

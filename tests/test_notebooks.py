@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddcore.companion import notebooks, widgets
+from ddcore.paper import notebooks, widgets
 from ddcore.errors import InputError, MachineError
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +192,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(folder, tmp_path):
     put(folder, "a", f"import os, time; open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
     program = f"""
 from pathlib import Path
-from ddcore.companion import notebooks
+from ddcore.paper import notebooks
 notebooks.FOLDER = Path({str(folder)!r})
 notebooks.run("a", {{}}, Path("out.ipynb"))
 """

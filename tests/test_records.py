@@ -10,9 +10,9 @@ from conftest import TINY, TINY_RANDOM, tree
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ddcore.companion import experiments, records, run
-from ddcore.companion.experiments import Config, configure
-from ddcore.distill import Recipe
+from ddcore.experiments import catalogue, records, run
+from ddcore.experiments.catalogue import Config, configure
+from ddcore.algorithm import Recipe
 from ddcore.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("apart")

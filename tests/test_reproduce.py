@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import SHARED, TINY_RANDOM
 
-from ddcore.companion import experiments, reproduce
-from ddcore.companion.cost import COMPILE_FROM, cost, gradients
-from ddcore.companion.experiments import EXPERIMENTS, Config, configure
-from ddcore.companion.run import run
+from ddcore.experiments import catalogue, reproduce
+from ddcore.experiments.cost import COMPILE_FROM, cost, gradients
+from ddcore.experiments.catalogue import EXPERIMENTS, Config, configure
+from ddcore.experiments.run import run
 from ddcore.errors import MachineError
 
 

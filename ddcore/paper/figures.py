@@ -5,8 +5,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ddcore.companion.records import Record
 from ddcore.distilled import DistilledData
+from ddcore.experiments.records import Record
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 

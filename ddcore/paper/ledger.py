@@ -31,10 +31,10 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ddcore.companion import records
 from ddcore.errors import InputError
+from ddcore.experiments import records
 
-FILE = Path(__file__).parents[2] / "claims.yml"
+FILE = Path(__file__).with_name("claims.yml")
 # from worst to best
 Verdict = Literal["not run", "no value", "not reproduced", "partly", "reproduced", "exceeded"]
 NUMBER = {"value", "experiment", "rule"}
@@ -171,7 +171,7 @@ class Judge:
 
     def verdict(self, claim: Claim) -> str:
         if claim.evidence:
-            return claim.verdict if (FILE.parent / claim.evidence).is_file() else "not run"
+            return claim.verdict if (records.PROJECT / claim.evidence).is_file() else "not run"
         if claim.same_as:
             return self.verdict(self.claims[claim.same_as])
         if claim.experiment:

@@ -8,7 +8,7 @@ The cell tagged `parameters` declares what a reader may change, one line each an
 
 The types are int, float, bool, str and Literal[...]; a range may open the help. papermill would run a
 notebook with a misspelt name or a string for a number; here both are an InputError before anything runs.
-`python -m ddcore.companion.notebooks` executes the committed notebooks in place and normalises them.
+`python -m ddcore.paper.notebooks` executes the committed notebooks in place and normalises them.
 """
 
 import ast
@@ -27,9 +27,9 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-from ddcore.companion.experiments import KINDS, convert
 from ddcore.datasets import absolute
 from ddcore.errors import InputError, MachineError, did_you_mean, whole
+from ddcore.experiments.catalogue import KINDS, convert
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 KEPT_METADATA = ("tags", "mystnb")  # of a cell, in a committed notebook

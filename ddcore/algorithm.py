@@ -1,0 +1,639 @@
+"""Algorithm 1: learn distilled images and learning rates by gradient descent on what the trained
+networks lose (eq. 3, 4, 8).
+
+Each outer step draws J samples (theta_0_j, batch_j), each from a generator of its own derived from
+(seed, outer step, j), averages their meta-gradients and takes one step of Adam on the images and
+the raw learning rates (learning rate = softplus(raw)). How samples are stacked or shared among
+processes therefore changes nothing but the order of a sum, and a run that was killed goes on from
+its checkpoint as if nothing had happened.
+
+`outer_step` is lines 3 to 9 of the paper; `distill` is the loop around it, with what a long run
+needs: choices on the validation split, a way back from divergence, checkpoints, processes.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ddcore.accuracy import evaluate
+from ddcore.datasets import Dataset
+from ddcore.distilled import DistilledData, Learned, class_major
+from ddcore.errors import MachineError
+from ddcore.files import whole
+from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
+from ddcore.runtime import process, value_of_first_process
+from ddcore.unroll import (
+    EAGER,
+    CapturedMetaGradient,
+    Objective,
+    StepFunctions,
+    cross_entropy,
+    meta_gradient,
+    train,
+)
+
+CHECKPOINT_SECONDS = 10.0
+EXPLODED = 1e4  # a loss so many times the one at the last validation, or not finite, has diverged
+ROLLBACKS = 5  # how often that is answered by the best images and half the step size
+WARM_UP = 20  # outer steps
+BETAS = (0.5, 0.999)  # of Adam, as in the paper's code
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the outer loop runs. The defaults differ from the settings of the paper's code,
+    `Recipe.faithful()`, in this:
+
+    - images start as normal noise of standard deviation `noise` instead of 1;
+    - every network has a real batch of its own, of `batch` images drawn independently, instead of
+      one common batch of 1,024 images;
+    - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the
+      learning rates by the same factor, soft labels not at all);
+    - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they rise
+      along a line for 20 outer steps and then fall to zero along another, instead of being halved
+      every tenth of the run;
+    - the images that were best on the validation split are returned, instead of the last ones (with
+      `average`, a running mean of images and learning rates is compared too); a loss that explodes
+      or is not finite is answered by going back to them with half the step size;
+    - several networks per outer step for random inits, and far fewer outer steps (the paper: about
+      23,600 on MNIST).
+
+    In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and
+    5,000 training images (of a small set a tenth) are held out for validation.
+    """
+
+    iterations: int = 500  # outer steps
+    samples: int = 4  # J, networks per outer step
+    batch: int = 256  # real images per network
+    image_rate: float = 0.03  # Adam's step size, per pixel in normalised space
+    raw_rate: float = 0.01  # Adam's step size of the raw learning rates
+    label_rate: float = 0.03  # Adam's step size of soft labels
+    first_lr: float = 0.02  # where every learning rate starts
+    noise: float = 0.2
+    clip: float = 0.1  # 0: never
+    checks: int = 25  # looks at the validation split; 0: none, the last images are taken
+    average: float = 0.0  # weight of the past in the running mean; 0: none is kept
+    common_batch: bool = False
+    halving: bool = False
+
+    @staticmethod
+    def faithful(iterations: int = 23_600, first_lr: float = 0.02) -> "Recipe":
+        """The settings of the paper's code (first_lr: 0.001 on CIFAR-10)."""
+        return Recipe(
+            iterations=iterations,
+            samples=1,
+            batch=1024,
+            image_rate=0.01,
+            raw_rate=0.01,
+            label_rate=0.01,
+            first_lr=first_lr,
+            noise=1.0,
+            clip=0.0,
+            checks=0,
+            common_batch=True,
+            halving=True,
+        )
+
+    def schedule(self, k: int) -> float:
+        """The factor on Adam's step sizes at outer step k (from 0)."""
+        if self.halving:
+            return 0.5 ** (10 * k // self.iterations)
+        return min(1.0, (k + 1) / WARM_UP) * (1 - k / self.iterations)
+
+
+# One outer step
+
+
+@dataclass(frozen=True)
+class OuterState:
+    """What one outer step leaves for the next.
+
+    learned: images, raw learning rates and soft labels; first, second: Adam's running means of
+    their gradient and of its square, over `updates` updates; mean: the running mean of `learned`,
+    where one is kept; labels: the distilled data that `learned` belongs to.
+    """
+
+    template: DistilledData
+    learned: Learned
+    first: Learned
+    second: Learned
+    updates: int = 0
+    mean: Learned | None = None
+
+    @staticmethod
+    def start(distilled: DistilledData, recipe: Recipe) -> "OuterState":
+        raw = distilled.lrs.expm1().log()  # softplus(raw) = learning rate
+        learned = distilled.learned()._replace(lrs=raw).map(torch.clone)
+        zeros = learned.map(torch.zeros_like)
+        mean = learned if recipe.average else None
+        return OuterState(distilled, learned, zeros, zeros, mean=mean)
+
+    def distilled(self, learned: Learned | None = None) -> DistilledData:
+        """The distilled data of these or of other learned tensors."""
+        learned = (learned or self.learned).map(torch.clone)
+        return self.template.with_learned(learned._replace(lrs=F.softplus(learned.lrs)))
+
+    def candidates(self) -> dict[str, Learned]:
+        """What is compared on the validation split: the last images, and their running mean."""
+        if self.mean is None:
+            return {"accuracy": self.learned}
+        return {"accuracy": self.learned, "accuracy_of_mean": self.mean}
+
+
+def outer_step(
+    state: OuterState,
+    samples: "Samples",
+    gradient_of: Callable[..., tuple[Tensor, DistilledData]],
+    recipe: Recipe,
+    pace: float,
+) -> tuple[OuterState, float]:
+    """Lines 3 to 9 of Algorithm 1: the state after one outer step, and the mean loss before it.
+
+    gradient_of(distilled, theta_0, batch) is `meta_gradient` of a network and an objective; pace
+    is the factor on the step sizes.
+    """
+    theta_0, batch = samples  # lines 3 and 4: J initial weights and their real images
+    distilled = state.distilled()
+    losses, gradients = gradient_of(distilled, theta_0, batch)  # lines 5 to 8: eq. 2, 3 and 8
+    loss, gradient = mean_of_samples(losses, gradients, recipe.samples)  # eq. 4
+    gradient = clipped(gradient, recipe.clip)
+    raw_gradient = gradient._replace(lrs=gradient.lrs * torch.sigmoid(state.learned.lrs))
+    return adam_step(state, raw_gradient, recipe, pace), loss.item()  # line 9
+
+
+class Samples(NamedTuple):
+    """theta_0 [J, P] of an outer step and the networks' real images and labels."""
+
+    theta: Tensor
+    batch: tuple[Tensor, Tensor]
+
+
+def mean_of_samples(
+    losses: Tensor, gradients: DistilledData, samples: int
+) -> tuple[Tensor, Learned]:
+    """The mean loss and gradient of all samples, from the losses [n] of this process's and the
+    gradient of their mean."""
+    share = len(losses) / samples
+    loss = losses.sum() / samples
+    gradient = gradients.learned().map(lambda g: g * share)
+    if dist.is_initialized():
+        for t in (loss, *gradient.tensors().values()):
+            dist.all_reduce(t)
+    return loss, gradient
+
+
+def no_gradient(
+    distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]
+) -> tuple[Tensor, DistilledData]:
+    """Of a process that has none of the samples."""
+    zeros = distilled.learned().map(torch.zeros_like)
+    return zeros.images.new_zeros(0), distilled.with_learned(zeros)
+
+
+def clipped(gradient: Learned, norm: float) -> Learned:
+    """Images and learning rates scaled so that the images' norm is at most `norm` (0: any)."""
+    if not norm:
+        return gradient
+    factor = (norm / gradient.images.norm()).clamp(max=1)
+    return gradient._replace(images=gradient.images * factor, lrs=gradient.lrs * factor)
+
+
+def adam_step(state: OuterState, gradient: Learned, recipe: Recipe, pace: float) -> OuterState:
+    """One step of Adam (Kingma and Ba, 2015), as `torch.optim.Adam` takes it, on a state that
+    stays as it is."""
+    updates = state.updates + 1
+    beta1, beta2 = BETAS
+    first = state.first.map(lambda m, g: m.lerp(g, 1 - beta1), gradient)
+    second = state.second.map(lambda v, g: (v * beta2).addcmul(g, g, value=1 - beta2), gradient)
+
+    def moved(t: Tensor, m: Tensor, v: Tensor, step: float) -> Tensor:
+        root = (v.sqrt() / (1 - beta2**updates) ** 0.5).add(1e-8)
+        return t.addcdiv(m, root, value=-(step * pace) / (1 - beta1**updates))
+
+    tensors = zip(state.learned, first, second, strict=True)
+    steps = recipe.image_rate, recipe.raw_rate, recipe.label_rate
+    learned = Learned(
+        *(None if t[0] is None else moved(*t, step) for t, step in zip(tensors, steps, strict=True))
+    )
+    mean = state.mean
+    if mean is not None:
+        mean = mean.map(lambda old, new: old.lerp(new, 1 - recipe.average), learned)
+    return replace(state, learned=learned, first=first, second=second, updates=updates, mean=mean)
+
+
+def samples_of_steps(
+    init: InitLaw, data: Dataset, recipe: Recipe, seed: int, first: int, *, ahead: bool
+) -> Iterator[Samples]:
+    """This process's samples of outer step `first` and of those after it.
+
+    Sample j of step k has the generator (seed, k, j), which draws its weights and then its batch.
+    ahead: threads draw the weights of the next step meanwhile.
+    """
+    rank, world = process()
+    own = range(rank, recipe.samples, world)
+    device = data.train[0].device
+
+    def draw(k: int, j: int) -> tuple[Tensor, torch.Generator]:
+        rng = generator(seed, k, j)
+        return init(rng), rng
+
+    threads = ThreadPoolExecutor(4)  # which it starts when they are first asked for
+
+    def begin(k: int) -> list[Callable[[], tuple[Tensor, torch.Generator]]]:
+        if k >= recipe.iterations:
+            return []
+        if ahead:
+            return [threads.submit(draw, k, j).result for j in own]
+        return [partial(draw, k, j) for j in own]
+
+    try:
+        coming = begin(first)
+        for k in range(first, recipe.iterations):
+            pending = coming
+            coming = begin(k + 1)
+            drawn = [result() for result in pending]
+            yield _stacked(drawn, data, recipe, generator(seed, k, "batch"), device)
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _stacked(
+    drawn: list[tuple[Tensor, torch.Generator]],
+    data: Dataset,
+    recipe: Recipe,
+    common: torch.Generator,
+    device: torch.device,
+) -> Samples:
+    """The weights with their real batches; one batch for all where the recipe says so."""
+    if not drawn:
+        return Samples(torch.zeros(0), (torch.zeros(0), torch.zeros(0)))
+    theta = torch.stack([theta for theta, _ in drawn]).to(device)
+    if recipe.common_batch:
+        return Samples(theta, data.batch(recipe.batch, common))
+    batches = [data.batch(recipe.batch, rng) for _, rng in drawn]
+    if len(batches) == 1:
+        return Samples(theta, batches[0])
+    images, labels = zip(*batches, strict=True)
+    return Samples(theta, (torch.stack(images), torch.stack(labels)))
+
+
+# The loop
+
+
+class Distillation(NamedTuple):
+    """Distilled data and how it came about.
+
+    best_step: the outer step that the images are of; ended: the last one; rollbacks: how often a
+    diverging run went back; history: [{step, loss, accuracy, seconds}] of each look at the
+    validation split; seconds_before: those spent before this process resumed; devices: the names
+    of what computed.
+    """
+
+    distilled: DistilledData
+    best_step: int
+    ended: int
+    rollbacks: int
+    history: list[dict[str, Any]]
+    seconds_before: float
+    devices: list[str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that a run is written to every 10 s, and goes on from where it belongs to the same
+    arguments.
+
+    identity: what tells runs apart beside the arguments of `distill`: the law of initial weights
+    and the objective. device: the name of what computes.
+    """
+
+    path: Path
+    identity: str = ""
+    device: str = ""
+
+
+def distill(
+    network: Network | nn.Module | str,
+    data: Dataset,
+    init: str | InitLaw,
+    *,
+    steps: int = 1,
+    epochs: int = 3,
+    per_class: int = 1,
+    soft_labels: bool = False,
+    recipe: Recipe = Recipe(),
+    objective: Objective = cross_entropy,
+    validation_weights: Tensor | None = None,
+    seed: int = 0,
+    step_functions: StepFunctions = EAGER,
+    checkpoint: Checkpoint | None = None,
+    progress: bool = True,
+) -> Distillation:
+    """Distil a dataset (Algorithm 1): `steps` batches of `per_class` images per class, passed
+    through `epochs` times.
+
+    Args:
+        network: a name, a `Network` or any suitable `nn.Module`.
+        data: the real images; its validation split is what choices are made on.
+        init: the name of a law of initial weights, or a function that draws theta_0 [P] of one
+            network (beside a GPU, in a thread); a fixed init ignores its generator.
+        soft_labels: learn the labels too.
+        objective: what the trained networks are asked for on real data.
+        validation_weights: [V, P], the networks that images are chosen on; by default 10 draws of
+            init. They are never tested on.
+        seed: of the noise, the samples and the batches.
+
+    Returns:
+        The distilled data, without an `init`, and how the run went.
+
+    Raises:
+        MachineError: where the loss diverges however small the step and there are no good images
+            to return by then (without looks at the validation split: at once).
+    """
+    network = as_network(network, *data.shape, len(data.classes))
+    init = as_init_law(network, init)
+    device = data.train[0].device
+    if validation_weights is None:
+        draws = [init(generator(seed, "validation", j)) for j in range(10)]
+        validation_weights = torch.stack(draws).to(device)
+    arguments = (steps, epochs, per_class, soft_labels, recipe, seed)
+    start = initial_noise(data, *arguments)
+    start.meta.update(
+        architecture=network.name, objective=getattr(objective, "__name__", "objective")
+    )
+    identity = f"{data.sha256} {network.name} {network.shapes} {arguments}"
+    run = Run(OuterState.start(start, recipe), recipe, checkpoint, identity)
+    run.resume()
+    every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
+    gradient_of = partial(
+        meta_gradient, network, objective=objective, step_functions=step_functions
+    )
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gradient_of = CapturedMetaGradient(network, objective, step_functions)
+    if process().rank >= recipe.samples:
+        gradient_of = no_gradient
+    samples = samples_of_steps(init, data, recipe, seed, run.step, ahead=on_gpu)
+    quiet = not progress or process().rank > 0
+    bar = tqdm(
+        total=recipe.iterations,
+        initial=run.step,
+        desc="outer steps",
+        disable=quiet,
+        file=sys.stderr,
+    )
+    with closing(samples), bar:
+        while run.step < recipe.iterations:
+            loss = run.take(next(samples), gradient_of)
+            last = run.step == recipe.iterations
+            if run.diverged(loss):
+                if not every or not run.roll_back() or last:
+                    run.give_up(bool(every))
+                    break
+            elif every and (run.step % every == 0 or last):
+                look: dict[str, Any] = {"step": run.step, "loss": loss}
+                for name, learned in run.state.candidates().items():
+                    distilled = run.state.distilled(learned)
+                    look[name] = accuracy(network, distilled, validation_weights, data)
+                    run.compare(look[name], learned)
+                run.history.append({**look, "seconds": run.seconds})
+                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * look['accuracy']:.2f}%")
+            bar.update()
+            run.save()
+    return run.result()
+
+
+def initial_noise(
+    data: Dataset,
+    steps: int,
+    epochs: int,
+    per_class: int,
+    soft_labels: bool,
+    recipe: Recipe,
+    seed: int,
+) -> DistilledData:
+    """Noise images, class-major labels, equal learning rates (line 1 of Algorithm 1)."""
+    channels, side = data.shape
+    n = len(data.classes) * per_class
+    rng = generator(seed, "images")
+    images = recipe.noise * torch.randn(steps, n, channels, side, side, generator=rng)
+    start = class_major(data, images, torch.full((epochs, steps), recipe.first_lr))
+    if soft_labels:
+        start = replace(start, soft_labels=start.targets())
+    return start.to(data.train[0].device)
+
+
+def accuracy(network: Network, distilled: DistilledData, weights: Tensor, data: Dataset) -> float:
+    """Mean accuracy on the validation split of networks [V, P] trained on distilled data, ten at a
+    time; 0 for one that diverged. The first process's, so that all choose alike."""
+    accuracies = []
+    for theta_0 in weights.split(10):
+        theta = train(network, distilled, theta_0)
+        correct = evaluate(network, theta, *data.validation)
+        accuracies.append(torch.where(theta.isfinite().all(1), correct, 0.0))
+    return value_of_first_process(torch.cat(accuracies).mean())
+
+
+class Run:
+    """Where a distillation is: the outer state, the best one so far, and what happened."""
+
+    def __init__(
+        self,
+        state: OuterState,
+        recipe: Recipe,
+        checkpoint: Checkpoint | None = None,
+        arguments: str = "",
+    ):
+        self.state = state
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.identity = f"{checkpoint.identity if checkpoint else ''} {arguments}"
+        self.step = 0  # outer steps taken; unlike the state, it never goes back
+        self.rollbacks = 0
+        self.best = state
+        self.best_step = 0
+        self.best_accuracy = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.devices: list[str] = []
+        self.seconds_before = 0.0
+        self.began = time.monotonic()
+        self.saved = -math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Those spent on this run, by processes that were killed too."""
+        return time.monotonic() - self.began + self.seconds_before
+
+    def take(self, samples: Samples, gradient_of: Callable) -> float:
+        """One outer step; the loss before it."""
+        pace = self.recipe.schedule(self.step) * 0.5**self.rollbacks
+        self.state, loss = outer_step(self.state, samples, gradient_of, self.recipe, pace)
+        self.step += 1
+        return loss
+
+    def compare(self, accuracy: float, learned: Learned) -> None:
+        """Keep these images where they are better than the best so far."""
+        if accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self.best_step = self.step
+            self.best = replace(self.state, learned=learned)
+
+    def diverged(self, loss: float) -> bool:
+        known = abs(self.history[-1]["loss"]) if self.history else math.inf
+        return not abs(loss) < EXPLODED * max(1.0, known)  # NaN is not less than anything
+
+    def roll_back(self) -> bool:
+        """Return to the best images with half the step size; False where that has been done often
+        enough."""
+        self.rollbacks += 1
+        self.state = self.best
+        return self.rollbacks <= ROLLBACKS
+
+    def give_up(self, looked: bool) -> None:
+        """Say that the best images are kept; MachineError where there are none."""
+        lrs = self.state.distilled().lrs.flatten()[:5].tolist()
+        rates = ", ".join(f"{lr:.3g}" for lr in lrs)
+        however = " however small the step" if looked else ""
+        place = f"at outer step {self.step}{however}; rates {rates}"
+        if self.best_step == 0:
+            raise MachineError(f"distillation diverged {place}")
+        if process().rank == 0:
+            kept = f"the images of outer step {self.best_step} are kept"
+            print(f"diverged {place}; {kept}", file=sys.stderr)
+
+    def result(self) -> Distillation:
+        """The best images, or without a look at the validation split the last ones."""
+        state = self.best if self.best_step else self.state
+        return Distillation(
+            distilled=state.distilled(),
+            best_step=self.best_step or self.step,
+            ended=self.step,
+            rollbacks=self.rollbacks,
+            history=self.history,
+            seconds_before=self.seconds_before,
+            devices=self.devices,
+        )
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Write the checkpoint, at most every 10 s: temporary file, fsync, rename."""
+        due = time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        if self.checkpoint is None or process().rank > 0 or not due:
+            return
+        header = {"identity": self.identity, "state": json.dumps(self._numbers())}
+        tensors = {name: t.cpu().clone() for name, t in self._tensors().items()}
+        with whole(self.checkpoint.path) as part, part.open("wb") as file:
+            file.write(save(tensors, header))
+            file.flush()
+            os.fsync(file.fileno())
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint where there is a whole one of these arguments. The first
+        process reads it and tells the others."""
+        if self.checkpoint is not None and process().rank == 0 and self.checkpoint.path.exists():
+            self._read(self.checkpoint.path)
+        if dist.is_initialized():
+            numbers = [self._numbers()]
+            dist.broadcast_object_list(numbers)
+            self._set_numbers(numbers[0])
+            # the state and the best one may still be the same tensors
+            tensors = {name: t.clone() for name, t in self._tensors().items()}
+            for t in tensors.values():
+                dist.broadcast(t, 0)
+            self._set_tensors(tensors)
+        device = self.checkpoint.device if self.checkpoint else ""
+        if device and device not in self.devices:
+            self.devices.append(device)
+
+    def _read(self, path: Path) -> None:
+        current = self._tensors()
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if header["identity"] != self.identity:
+                raise ValueError("it belongs to another configuration")
+            numbers = json.loads(header["state"])
+            if _shapes(tensors) != _shapes(current):
+                raise ValueError("it holds other tensors")
+            self._set_numbers(numbers)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            print(
+                f"checkpoint {path} is not used ({error}); set aside as {aside.name}",
+                file=sys.stderr,
+            )
+            return
+        self._set_tensors({name: t.to(current[name].device) for name, t in tensors.items()})
+        print(f"resuming at outer step {self.step} of {self.recipe.iterations}", file=sys.stderr)
+
+    def _numbers(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "rollbacks": self.rollbacks,
+            "best_step": self.best_step,
+            "best_accuracy": self.best_accuracy,
+            "history": self.history,
+            "devices": self.devices,
+            "seconds": self.seconds,
+            "updates": self.state.updates,
+            "best_updates": self.best.updates,
+        }
+
+    def _set_numbers(self, numbers: dict[str, Any]) -> None:
+        self.step = numbers["step"]
+        self.rollbacks = numbers["rollbacks"]
+        self.best_step = numbers["best_step"]
+        self.best_accuracy = numbers["best_accuracy"]
+        self.history = numbers["history"]
+        self.devices = numbers["devices"]
+        self.seconds_before = numbers["seconds"]
+        self.began = time.monotonic()
+        self.state = replace(self.state, updates=numbers["updates"])
+        self.best = replace(self.best, updates=numbers["best_updates"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the state and of the best one, by name."""
+        tensors = {}
+        for prefix, state in (("", self.state), ("best.", self.best)):
+            for group in ("learned", "first", "second", "mean"):
+                learned = getattr(state, group)
+                for name, t in learned.tensors().items() if learned else ():
+                    tensors[f"{prefix}{group}.{name}"] = t
+        return tensors
+
+    def _set_tensors(self, tensors: dict[str, Tensor]) -> None:
+        def state_from(prefix: str, old: OuterState) -> OuterState:
+            groups = {}
+            for group in ("learned", "first", "second", "mean"):
+                names = Learned._fields
+                row = [tensors.get(f"{prefix}{group}.{name}") for name in names]
+                groups[group] = None if row[0] is None else Learned(*row)
+            return replace(old, **groups)
+
+        self.state = state_from("", self.state)
+        self.best = state_from("best.", self.best)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in tensors.items()}

@@ -1,0 +1,285 @@
+"""The command `ddcore`. Exit status: 0 done, 1 a check failed or the machine could not, 2 bad
+input."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddcore.errors import InputError, MachineError, full_memory_named
+from ddcore.experiments import records
+from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, resolve
+from ddcore.experiments.config import Config
+from ddcore.experiments.records import Record
+from ddcore.files import PROJECT, data_root
+from ddcore.registry import DATASETS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+# click's, wherever this version of typer keeps it
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+Parameters = Annotated[
+    list[str],
+    typer.Option("-p", metavar="NAME=VALUE", help="change one parameter; may be repeated"),
+]
+
+
+@app.command("list")
+def list_experiments(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="names, keys and records as JSON")
+    ] = False,
+) -> None:
+    """The experiments, their settings at the paper's scale, and which have a record."""
+    if as_json:
+        print(json.dumps(_listing(), indent=1))
+        return
+    for name, config in EXPERIMENTS.items():
+        record = records.find(name)
+        accuracy = f"{record.accuracy} %" if record else "no record"
+        init = "fixed" if config.fixed else "random"
+        aliases = ", ".join(alias for alias, first in ALIASES.items() if first == name)
+        line = f"{name:26} {config.dataset:8} {init:6} {_images(config):32} {accuracy:10}"
+        print(f"{line} = {aliases}" if aliases else line.rstrip())
+    notebooks = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+    print("notebooks: " + ", ".join(path.stem for path in notebooks))
+
+
+def _images(config: Config) -> str:
+    """For example `10 steps of 2 per class x 3 epochs`."""
+    steps = f"{config.steps} step{'s' * (config.steps > 1)}"
+    if config.images == "all":
+        steps = "all images"
+    if config.per_class > 1:
+        steps += f" of {config.per_class} per class"
+    return f"{steps} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
+
+
+def _listing() -> dict[str, dict]:
+    """For each experiment its key as defined and the folder of its record, where there is one."""
+    experiments = {}
+    for name, config in EXPERIMENTS.items():
+        record = records.find(name)
+        experiments[name] = {"key": config.key, "record": str(record.folder) if record else None}
+    return {"experiments": experiments, "aliases": ALIASES}
+
+
+@app.command()
+def run(
+    experiment: str,
+    scale: Annotated[str, typer.Option(help="smoke, laptop or paper")] = "paper",
+    parameters: Parameters = [],  # noqa: B006 (typer copies it)
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    compile: Annotated[str, typer.Option(help="auto (where it pays), on or off")] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="ignore a record and a checkpoint")
+    ] = False,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="folder of checkpoints; default: the cache folder"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would be computed, compute nothing")
+    ] = False,
+) -> None:
+    """Run an experiment, or return its record; the last line on stdout is the record's folder."""
+    from ddcore import runtime
+    from ddcore.experiments import run as runner
+
+    if compile not in ("auto", "on", "off"):
+        raise InputError(f"--compile {compile}: one of auto, on, off is allowed")
+    overrides = pairs(parameters)
+    if dry_run:
+        print(runner.plan(runner.Request(experiment, scale, overrides, device)))
+        return
+    runtime.check_device(device)
+    runtime.start_processes(device)
+    record = runner.run(
+        experiment,
+        scale,
+        overrides,
+        device=device,
+        compile=compile,
+        force=force,
+        checkpoints=checkpoints,
+    )
+    is_first = runtime.process().rank == 0
+    runtime.end_processes()
+    if is_first and record is not None:  # the first speaks for all that torchrun started
+        print(_result(record), file=sys.stderr)
+        print(record.folder)
+
+
+def _result(record: Record) -> str:
+    """For example `fig3a: test accuracy 87.74 +- 1.90 % (n = 200)`."""
+    metric = record.metrics["test_accuracy"]
+    std = metric["std"]
+    spread = f" +- {100 * std:.2f}" if isinstance(std, float) else ""
+    return f"{record.experiment}: test accuracy {record.accuracy}{spread} % (n = {metric['n']})"
+
+
+@app.command()
+def notebook(
+    name: str,
+    parameters: Parameters = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="default: NAME.executed.ipynb in this folder")
+    ] = None,
+) -> None:
+    """Execute a notebook (any unambiguous beginning of its name) with other parameters; the last
+    line is the copy."""
+    try:
+        from ddcore.paper import notebooks
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
+        ) from None
+
+    print(notebooks.run(name, pairs(parameters), out))
+
+
+@app.command()
+def verify(
+    experiments: Annotated[list[str] | None, typer.Argument()] = None,
+    nets: Annotated[
+        int | None, typer.Option(min=1, help="networks per record; default: all at hand")
+    ] = None,
+) -> None:
+    """Re-derive records' accuracies from the stored images; default: every record."""
+    from ddcore.experiments.verify import verify as check
+
+    names = experiments or [record.experiment for record in records.everywhere()]
+    if not names:
+        raise InputError("there is no record here; `ddcore run EXPERIMENT` makes one")
+    to_check = {resolve(name): _recorded(name) for name in names}
+    failed = False
+    unchecked = False
+    for record in to_check.values():
+        try:
+            result = check(record, nets)
+        except InputError as error:  # the others can still be checked
+            unchecked = True
+            _complain(f"{record.experiment} is not checked: {error}")
+        else:
+            failed |= not result.agrees
+            print(result.line, flush=True)
+    if failed:
+        raise typer.Exit(1)
+    if unchecked:
+        raise typer.Exit(2)
+
+
+def _recorded(name: str) -> Record:
+    record = records.find(name)
+    if record is None:
+        raise InputError(f"{name} has no record here; `ddcore run {name}` makes one")
+    return record
+
+
+@app.command()
+def data(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
+) -> None:
+    """Which datasets are here; with names: load them, downloading what is missing."""
+    from ddcore.datasets import load
+
+    if not names:
+        print(f"data root: {data_root()}")
+    for name in names or DATASETS:
+        try:
+            dataset = load(name, download=bool(names))
+        except InputError as error:
+            if names:
+                raise
+            absent = " is not there" in str(error)
+            print(f"{name:14} {'not here' if absent else error}")
+            continue
+        splits = (dataset.train, dataset.validation, dataset.test)
+        sizes = "/".join(f"{len(labels):,}" for _, labels in splits)
+        channels, side = dataset.shape
+        images = f"{sizes} images of {channels}x{side}x{side}"
+        print(f"{name:14} {images}, sha256 {dataset.sha256[:12]}")
+
+
+@app.command()
+def reproduce(
+    plan: Annotated[
+        bool, typer.Option("--plan", help="only print what is missing, with its cost")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1, max=1e9, metavar="SECONDS", help="stop cleanly after this time"),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="K/N", help="every N-th experiment, from the K-th")
+    ] = "1/1",
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Run every experiment that has no record at the paper's scale, most valuable first."""
+    from ddcore.experiments import reproduce as task
+
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", shard)
+    k, n = (int(match[1]), int(match[2])) if match else (1, 0)
+    if not 1 <= k <= n:
+        raise InputError(f"--shard {shard}: K/N with 1 <= K <= N is allowed")
+    if plan:
+        print(task.plan((k, n)))
+    elif not task.reproduce(budget, (k, n), device):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report() -> None:
+    """Every claim of the paper beside ours, with its verdict, and the counts."""
+    try:
+        from ddcore.paper import ledger
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
+        ) from None
+
+    table = ledger.table(ledger.Judge())
+    columns = ["id", "paper", "ours", "verdict"]
+    print(table[columns].to_string(index=False, max_colwidth=50))
+    print(f"\n{ledger.counts(table)}")
+
+
+def pairs(parameters: list[str]) -> dict[str, str]:
+    """["steps=2", ...] -> {"steps": "2", ...}"""
+    overrides: dict[str, str] = {}
+    for text in parameters:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"-p {text}: NAME=VALUE is allowed")
+        if name in overrides:
+            raise InputError(f"-p {name} is given twice; once is allowed")
+        overrides[name] = value
+    return overrides
+
+
+def main() -> None:
+    try:
+        with full_memory_named():
+            status = app(standalone_mode=False)
+        if status == 130:  # what typer makes of Ctrl-C
+            resumes = sys.argv[1:2] in (["run"], ["reproduce"])
+            goes_on = "; the same command goes on from the last checkpoint" if resumes else ""
+            _complain(f"interrupted{goes_on}")
+    except UsageError as error:
+        status = 2
+        message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        _complain(f"{message}; `ddcore --help` shows what is allowed")
+    except InputError as error:
+        status = 2
+        _complain(error)
+    except (MachineError, OSError) as error:
+        status = 1
+        _complain(error)
+    sys.exit(status)
+
+
+def _complain(message: object) -> None:
+    """One line on stderr, whatever the message quotes."""
+    print("ddcore:", " ".join(str(message).split()), file=sys.stderr)

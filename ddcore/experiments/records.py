@@ -1,0 +1,222 @@
+"""Records, the unit of evidence: `results/<experiment>/<key>/` with record.json and, where a kind
+of training images stores any, distilled.safetensors."""
+
+import json
+import os
+import shutil
+from decimal import ROUND_FLOOR, Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from typing_extensions import TypedDict
+
+from ddcore.errors import InputError
+from ddcore.experiments.catalogue import EXPERIMENTS, configure, resolve
+from ddcore.experiments.config import Config
+from ddcore.files import PROJECT, cache_folder
+from ddcore.registry import source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddcore.distilled import DistilledData
+
+
+class Metric(TypedDict):
+    """What `metric` returns, of one number for each network or of one for each of its classes."""
+
+    mean: float | list[float]
+    std: float | list[float] | None
+    n: int
+    values: list[float] | list[list[float]]
+
+
+class Environment(TypedDict):
+    """What the numbers were computed with, when the run started and how long it took."""
+
+    python: str
+    torch: str
+    device: str
+    threads: int
+    world_size: int
+    compiled: bool
+    commit: str | None
+    dirty: bool
+    started: str
+    seconds: float
+
+
+class Data(TypedDict):
+    name: str
+    sha256: str
+
+
+class Record(BaseModel):
+    """One run of one configuration: what record.json in `folder` says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    experiment: str
+    scale: str
+    key: str
+    config: dict[str, Any]
+    overrides: dict[str, Any]
+    metrics: dict[str, Metric]
+    environment: Environment
+    data: Data
+    distillation: dict[str, Any] = {}
+    algorithm_version: int
+
+    @field_validator("metrics")
+    @classmethod
+    def _tested(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        if "test_accuracy" not in metrics:
+            raise ValueError("test_accuracy is missing")
+        return metrics
+
+    @property
+    def accuracy(self) -> str:
+        """The mean test accuracy in percent, rounded down as in the ledger."""
+        mean = self.metrics["test_accuracy"]["mean"]
+        assert isinstance(mean, float | int)
+        return rounded(100 * mean, ROUND_FLOOR)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its images are stored; others are drawn again from the seed."""
+        return (self.folder / "distilled.safetensors").is_file()
+
+    @cached_property
+    def distilled(self) -> "DistilledData":
+        from ddcore.distilled import DistilledData
+
+        return DistilledData.load(self.folder / "distilled.safetensors")
+
+
+def roots() -> list[Path]:
+    """Where records are read from, in order."""
+    places = []
+    if os.environ.get("DDCORE_RESULTS"):
+        places.append(Path(os.environ["DDCORE_RESULTS"]))
+    if is_checkout():
+        places.append(PROJECT / "results")
+    return [*places, cache_folder() / "results"]
+
+
+def is_checkout() -> bool:
+    """Whether the package is used from its project's folder, not installed from a wheel."""
+    return PROJECT.name not in ("site-packages", "dist-packages")
+
+
+def root_for(experiment: str, scale: str, dataset: str, overrides: dict[str, Any]) -> Path:
+    """Where a new record is written: the project's results take the paper's scale as defined, of
+    either copy of the data."""
+    if os.environ.get("DDCORE_RESULTS"):
+        return Path(os.environ["DDCORE_RESULTS"])
+    defined = EXPERIMENTS[resolve(experiment)].dataset
+    as_defined = scale == "paper" and not overrides and dataset in copies(defined)
+    if as_defined and is_checkout():
+        return PROJECT / "results"
+    return cache_folder() / "results"
+
+
+def copies(dataset: str) -> list[str]:
+    """A dataset and the copies that may stand in for it, best first."""
+    copy = source(dataset).copy
+    return [dataset, copy] if copy else [dataset]
+
+
+def read(folder: Path) -> Record:
+    """The record in a folder; InputError where there is none or it is damaged."""
+    file = folder / "record.json"
+    try:
+        return Record(**json.loads(file.read_text("utf-8")), folder=folder)
+    except ValidationError as error:
+        faults = error.errors()[:3]
+        reason = "; ".join(f"{'.'.join(map(str, e['loc'][:4]))}: {e['msg']}" for e in faults)
+    except (OSError, ValueError, TypeError) as error:
+        reason = repr(error)
+    raise InputError(f"{file} is not a record: {reason}")
+
+
+def at(experiment: str, key: str) -> Record | None:
+    """The record of a configuration's key, where there is one."""
+    for root in roots():
+        folder = root / resolve(experiment) / key
+        if (folder / "record.json").is_file():
+            return read(folder)
+    return None
+
+
+def of(config: Config) -> Record | None:
+    """The record of a configuration, under whatever experiment it stands."""
+    for root in roots():
+        for file in sorted(root.glob(f"*/{config.key}/record.json")):
+            return read(file.parent)
+    return None
+
+
+def find(experiment: str) -> Record | None:
+    """The record of an experiment as defined, of the paper's dataset or else of another copy."""
+    config = configure(experiment)
+    for dataset in copies(config.dataset):
+        record = at(experiment, config.model_copy(update={"dataset": dataset}).key)
+        if record is not None:
+            return record
+    return None
+
+
+def here(dataset: str) -> str | None:
+    """The dataset, or else the copy of it, that this machine has; None where it has neither."""
+    from ddcore.datasets import is_available
+
+    return next((name for name in copies(dataset) if is_available(name)), None)
+
+
+def everywhere() -> list[Record]:
+    """All records at the paper's scale as defined, in the order of the experiments."""
+    records = (find(name) for name in EXPERIMENTS)
+    return [record for record in records if record is not None]
+
+
+def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record:
+    """Write a record's folder whole or not at all, with a copy of the file `distilled` in it."""
+    folder = root / content["experiment"] / content["key"]
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        part.mkdir(parents=True)
+        if distilled is not None:
+            shutil.copyfile(distilled, part / "distilled.safetensors")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        (part / "record.json").write_text(text, "utf-8")
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for path in (part, old):
+            shutil.rmtree(path, ignore_errors=True)
+    return read(folder)
+
+
+def metric(values: "Tensor") -> Metric:
+    """Mean, unbiased std (None for one network), n and the values themselves; of [N], or of [N, K]
+    for each class."""
+    values = values.double()
+    return {
+        "mean": values.mean(0).tolist(),
+        "std": values.std(0).tolist() if len(values) > 1 else None,
+        "n": len(values),
+        "values": values.round(decimals=6).tolist(),
+    }
+
+
+def rounded(number: float, mode: str) -> str:
+    """A number to two decimals, rounded in one of decimal's modes; float noise far below one image
+    is not seen."""
+    return str(Decimal(repr(round(number, 9))).quantize(Decimal("0.01"), mode))

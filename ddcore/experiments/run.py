@@ -1,0 +1,261 @@
+"""One configuration in, one record out: make images, store them, and test what was stored."""
+
+import os
+import platform
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddcore.datasets import load
+from ddcore.distilled import DistilledData
+from ddcore.experiments import methods, pretrained, records
+from ddcore.experiments.catalogue import IMAGES_OF, configure, resolve
+from ddcore.experiments.config import ALGORITHM_VERSION, Config
+from ddcore.experiments.cost import COMPILE_FROM, cost, gradients
+from ddcore.experiments.measure import measure
+from ddcore.experiments.methods.base import Made, Task
+from ddcore.experiments.records import Record
+from ddcore.experiments.setup import Setup, prepare
+from ddcore.files import PROJECT, cache_folder
+from ddcore.runtime import check_device, only_one, process, set_up, wait_for_all
+from ddcore.unroll import EAGER, StepFunctions, compiled_steps
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: an experiment at a scale, with a reader's overrides and the machine's
+    options."""
+
+    name: str
+    scale: str = "paper"
+    overrides: dict[str, str] | None = None
+    device: str = "cpu"
+    compile: str = "auto"
+    force: bool = False
+    checkpoints: Path | None = None
+
+    @property
+    def config(self) -> Config:
+        return configure(self.name, self.scale, self.overrides)
+
+    @property
+    def experiment(self) -> str:
+        return resolve(self.name)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The overrides that change something, `dataset` aside."""
+        config = self.config
+        defined = configure(self.name, self.scale)
+        names = [name for name in self.overrides or () if name != "dataset"]
+        values = {name: getattr(config, name) for name in names}
+        return {name: v for name, v in values.items() if v != getattr(defined, name)}
+
+    @property
+    def root(self) -> Path:
+        """Where its record is written."""
+        dataset = self.config.dataset
+        return records.root_for(self.experiment, self.scale, dataset, self.changes)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.checkpoints or cache_folder() / "checkpoints"
+
+
+def run(
+    name: str,
+    scale: str = "paper",
+    overrides: dict[str, str] | None = None,
+    *,
+    device: str = "cpu",
+    compile: str = "auto",
+    force: bool = False,
+    checkpoints: Path | None = None,
+) -> Record | None:
+    """The record of an experiment: an existing one, or computed now, from its checkpoint where one
+    was left.
+
+    Under torchrun the first process returns what was computed now, the others None.
+    """
+    request = Request(name, scale, overrides, device, compile, force, checkpoints)
+    config = request.config
+    if not force and not own_images(config):
+        record = records.at(request.experiment, config.key)
+        if record is not None:
+            return record
+    set_up(device)
+    if request.experiment in IMAGES_OF:
+        origin = IMAGES_OF[request.experiment]
+        passed_on = {n: text for n, text in (overrides or {}).items() if n != "nets"}
+        run(
+            origin,
+            scale,
+            passed_on,
+            device=device,
+            compile=compile,
+            checkpoints=checkpoints,
+        )
+    setup = prepare(config, device)
+    request.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+    with only_one(request.checkpoint_folder / f"{config.key}.lock"):
+        record = None if force else records.at(request.experiment, config.key)
+        if record is not None and (not own_images(config) or _is_of_these_images(record, setup)):
+            return record
+        return _compute(request, setup)
+
+
+def plan(request: Request) -> str:
+    """What `run` would do: the configuration, the seconds that it would take on one core, and in
+    the last line the folder that its record has or would have."""
+    check_device(request.device)
+    config = request.config
+    record = records.at(request.experiment, config.key)
+    folder = record.folder if record else request.root / request.experiment / config.key
+    lines = [f"{name}: {value}" for name, value in config.model_dump().items()]
+    seconds = f"estimated: {cost(config):,.0f} s of one core"
+    return "\n".join([*lines, "there is a record" if record else seconds, str(folder)])
+
+
+def own_images(config: Config) -> bool:
+    """Whether images of a reader's own are used, which may change while their folder's name does
+    not."""
+    return "folder:" in config.dataset + config.source
+
+
+def _is_of_these_images(record: Record, setup: Setup) -> bool:
+    source = setup.config.source
+    if source and record.distillation["pool"]["sha256"] != load(source).sha256:
+        return False
+    return record.data["sha256"] == setup.data.sha256
+
+
+def _compute(request: Request, setup: Setup) -> Record | None:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    began = time.monotonic()
+    config = setup.config
+    method = methods.get(config.images)
+    compiled, checkpoint = _plan_compilation(request, config)
+    pool = {}
+    if config.pretrained_on or method.always_pretrained:
+        pool = {"pool": pretrained.train_pool(config, setup.device)}
+    step_functions = compiled_steps() if compiled else EAGER
+    device_name = _device_name(setup.device)
+    made = method.make(Task(setup, step_functions, checkpoint, device_name))
+    if process().rank > 0:
+        return None
+    details = made.details | pool
+    stored = _store(setup, made, checkpoint.with_suffix(".distilled"))
+    images = method.redraw(setup, details)
+    if stored is not None:  # metrics are computed from what is stored
+        images = DistilledData.load(stored).to(setup.device)
+    metrics = measure(setup, images, details)
+    environment = _environment(step_functions, made.devices or [device_name])
+    seconds = round(time.monotonic() - began + made.seconds_before)
+    content = {
+        "experiment": request.experiment,
+        "scale": request.scale,
+        "key": config.key,
+        "config": config.model_dump(),
+        "overrides": request.changes,
+        "metrics": metrics,
+        "environment": environment | {"started": started, "seconds": seconds},
+        "data": {"name": setup.data.name, "sha256": setup.data.sha256},
+        "distillation": details,
+        "algorithm_version": ALGORITHM_VERSION,
+    }
+    if pool:
+        pretrained.keep_beside_records(config, request.root)
+    record = records.write(request.root, content, stored)
+    checkpoint.unlink(missing_ok=True)
+    if stored is not None:
+        stored.unlink(missing_ok=True)
+    return record
+
+
+def _plan_compilation(request: Request, config: Config) -> tuple[bool, Path]:
+    """Whether steps are compiled, and the checkpoint's file, whose name says so. A checkpoint that
+    is there is obeyed."""
+    compiled = request.compile == "on"
+    if request.compile == "auto":
+        compiled = gradients(config) >= COMPILE_FROM
+    folder = request.checkpoint_folder
+    files = {
+        True: folder / f"{config.key}.compiled.safetensors",
+        False: folder / f"{config.key}.eager.safetensors",
+    }
+    if request.force and process().rank == 0:
+        for file in files.values():
+            file.unlink(missing_ok=True)
+    wait_for_all()
+    if not files[compiled].exists() and files[not compiled].exists():
+        compiled = not compiled
+    return compiled, files[compiled]
+
+
+def _store(setup: Setup, made: Made, file: Path) -> Path | None:
+    """Write the images with what belongs to them; None where there are none."""
+    if made.images is None:
+        return None
+    config = setup.config
+    init = None
+    if config.fixed:
+        weights = setup.network.unflatten(setup.weights(1))
+        init = {name: t[0] for name, t in weights.items()}
+    objective = "cross_entropy"
+    if config.attacked is not None and config.target is not None:
+        classes = setup.data.classes
+        objective = f"{classes[config.attacked]} taken for {classes[config.target]}"
+    law = f"trained on {config.pretrained_on}" if config.pretrained_on else config.init
+    meta = made.images.meta | {
+        "architecture": config.network,
+        "objective": objective,
+        "init_law": law,
+        "fixed_init": config.fixed,
+    }
+    images = made.images
+    DistilledData(images.images, images.labels, images.lrs, images.soft_labels, init, meta).save(
+        file
+    )
+    return file
+
+
+# The environment
+
+
+def _environment(step_functions: StepFunctions, devices: list[str]) -> dict[str, Any]:
+    """What a record's numbers were computed with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": "; ".join(devices),
+        "threads": torch.get_num_threads(),
+        "world_size": process().world_size,
+        "compiled": step_functions.compiled,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", "ddcore")),
+    }
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE)
+    name = model[1] if model else platform.processor() or platform.machine()
+    return f"{name} CPU, {os.cpu_count()} cores"
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,102 @@
+"""Use distilled data: find it by name, and train networks on it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ddcore.distilled import DistilledData
+from ddcore.errors import InputError
+from ddcore.networks import Network, Weights, as_network
+from ddcore.registry import ARCHITECTURES, INIT_LAWS
+from ddcore.unroll import train_in_float64
+
+SHIPPED = Path(__file__).parent / "data"  # the sets that come with the package
+
+
+def load_distilled(path_or_name: str | Path) -> DistilledData:
+    """Read distilled data from a file, from a record's folder, or by the name of an experiment.
+
+    By name: of the experiment's record, where there is one here; else one of the sets that come
+    with the package (fig2a, fig3a, fig3b, soft-mnist-10).
+
+    Raises:
+        InputError: for a name that is none, for an experiment without a record, and for a file of
+            another kind.
+    """
+    path = Path(path_or_name)
+    name = str(path_or_name)
+    if (path / "distilled.safetensors").is_file():
+        return DistilledData.load(path / "distilled.safetensors")
+    if path.is_file() or path.suffix:
+        return DistilledData.load(path)
+    from ddcore.experiments import records  # only here does the science look records up
+
+    record = records.find(name)
+    if record is not None and record.has_images:
+        return record.distilled
+    if record is not None:
+        raise InputError(
+            f"{name} has no images of its own: its networks were trained on "
+            f"{'all' if record.config.get('images') == 'all' else 'drawn'} training images"
+        )
+    shipped = SHIPPED / f"{name}.safetensors"
+    if not shipped.is_file():
+        raise InputError(f"{name} has no record here; `ddcore run {name}` makes one")
+    return DistilledData.load(shipped)
+
+
+def network_of(distilled: DistilledData) -> Network:
+    """The architecture that the data was distilled for; InputError where it is not one of the
+    package's."""
+    meta = distilled.meta
+    if "architecture" not in meta:
+        raise InputError("the distilled data does not say which architecture it was distilled for")
+    if meta["architecture"] not in ARCHITECTURES:
+        raise InputError(
+            f"the distilled data is for a network of your own, {meta['architecture']}: give it as "
+            "network"
+        )
+    channels, side = distilled.images.shape[2:4]
+    return as_network(meta["architecture"], channels, side, len(meta["classes"]))
+
+
+def train_on(
+    distilled: DistilledData,
+    weights: Weights | None = None,
+    *,
+    nets: int = 1,
+    generator: torch.Generator | None = None,
+    network: Network | nn.Module | None = None,
+) -> Weights:
+    """Train networks on distilled data, in its order and with its learning rates (eq. 8), in
+    float64 as for the records.
+
+    Args:
+        weights: where to start, {name: [N, *shape]}, the format of
+            `torch.func.stack_module_state`. Without them: the stored initial weights of a fixed
+            init (one network, whatever `nets` is), else `nets` networks drawn by `generator`
+            (PyTorch's own without one) from the law that the data was distilled for.
+        network: the `nn.Module` that it was distilled for, where that is one of your own.
+
+    Returns:
+        The trained weights, {name: [N, *shape]}.
+
+    Raises:
+        InputError: where the weights are another network's, or none are known to start from.
+    """
+    network = network_of(distilled) if network is None else as_network(network)
+    law = distilled.meta.get("init_law", "no law named")
+    if weights is not None:
+        theta = network.flatten(weights)
+    elif distilled.init is not None:
+        theta = network.flatten(distilled.init)
+    elif law in INIT_LAWS:
+        theta = torch.stack([network.init(law, generator) for _ in range(nets)])
+    else:
+        raise InputError(
+            f"the distilled data is for networks of no known init law ({law}); give weights to "
+            "start from"
+        )
+    trained = train_in_float64(network, distilled, theta.to(distilled.images.device))
+    return network.unflatten(trained)
