@@ -1,16 +1,19 @@
-"""Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables, writes bench.json,
-on a GPU bench-cuda.json. Its parts are `speed`, `memory` and `race`, how long the paper's accuracies take; each may be
-named alone. `python benchmarks/bench.py faithful` (an hour) adds what the paper's settings reach in ten times as long,
-`rounding` (minutes, with CIFAR-10) how near float32 and bfloat16 come to the meta-gradient in float64.
+"""Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables,
+writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `memory` and `race`, how long
+the paper's accuracies take; each may be named alone. `python benchmarks/bench.py faithful` (an
+hour) adds what the paper's settings reach in ten times as long, `rounding` (minutes, with CIFAR-10)
+how near float32 and bfloat16 come to the meta-gradient in float64.
 
-Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same with AlexCifarNet, one
-network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step x 3 epochs, one network, 256 real images).
-Ways: the textbook loop (each network a plain module, torch.autograd.grad with create_graph, default memory layout), the
-same through the differentiable optimiser of `higher`, both estimators of the package, back-gradient compiled and, on a
-GPU, recorded as one CUDA graph. The rounds go through all ways in turn, so that a noisy machine is noisy for all; the
-median counts. The differences from the textbook loop are taken in float64 (in float32 a rounding can switch a ReLU or a
-maximum). The floor is the time of the textbook loop's floating-point operations as large matrix products; a way with
-fewer operations can fall below it. What is timed has the memory settings of `ddcore run`.
+Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same
+with AlexCifarNet, one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step
+x 3 epochs, one network, 256 real images). Ways: the textbook loop (each network a plain module,
+torch.autograd.grad with create_graph, default memory layout), the same through the differentiable
+optimiser of `higher`, both estimators of the package, back-gradient compiled and, on a GPU,
+recorded as one CUDA graph. The rounds go through all ways in turn, so that a noisy machine is noisy
+for all; the median counts. The differences from the textbook loop are taken in float64 (in float32
+a rounding can switch a ReLU or a maximum). The floor is the time of the textbook loop's
+floating-point operations as large matrix products; a way with fewer operations can fall below it.
+What is timed has the memory settings of `ddcore run`.
 """
 
 import json
@@ -33,13 +36,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore import networks
-from ddcore.experiments.catalogue import Config
-from ddcore.experiments.records import environment, find, here
-from ddcore.experiments.run import check_device, keep_freed_memory
+from ddcore.algorithm import initial_noise
 from ddcore.datasets import load
-from ddcore.algorithm import _start
 from ddcore.distilled import DistilledData
+from ddcore.experiments.config import Config
+from ddcore.experiments.records import find, here
+from ddcore.experiments.run import device_name, environment
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
+from ddcore.runtime import set_up
 from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,22 +65,45 @@ RESULTS = Path(__file__).with_name("bench.json" if DEVICE == "cpu" else "bench-c
 def textbook_module(network: Network) -> nn.Module:
     if isinstance(network, LeNet):
         return nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-        )  # fmt: skip
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(400, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, 10),
+        )
     norm = nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1)
     return nn.Sequential(
-        nn.Conv2d(3, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), norm,
-        nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), norm, nn.MaxPool2d(3, 2, padding=1),
-        nn.Flatten(), nn.Linear(4096, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(), nn.Linear(192, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 64, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+        norm,
+        nn.Conv2d(64, 64, 5, padding=2),
+        nn.ReLU(),
+        norm,
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.Flatten(),
+        nn.Linear(4096, 384),
+        nn.ReLU(),
+        nn.Linear(384, 192),
+        nn.ReLU(),
+        nn.Linear(192, 10),
+    )
 
 
 def build(network: Network, n: int, steps: int, epochs: int, batch: int):
     rng, c, side = torch.Generator().manual_seed(0), network.channels, network.size
     labels = torch.arange(10).expand(steps, 10)
     images = 0.2 * torch.randn(steps, 10, c, side, side, generator=rng)
-    distilled = DistilledData(images, labels, torch.full((epochs, steps), 0.02), meta={"classes": "0123456789"})
+    distilled = DistilledData(
+        images, labels, torch.full((epochs, steps), 0.02), meta={"classes": "0123456789"}
+    )
     theta = torch.stack([network.init("xavier", generator(j)) for j in range(n)])
     lead = (n,) if n > 1 else ()
     real = torch.randn(*lead, batch, c, side, side, generator=rng)
@@ -84,26 +111,39 @@ def build(network: Network, n: int, steps: int, epochs: int, batch: int):
     return distilled.to(DEVICE), theta.to(DEVICE), batch
 
 
-def textbook(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> torch.Tensor:
+def textbook(
+    network: Network, distilled: DistilledData, theta: torch.Tensor, batch
+) -> torch.Tensor:
     """The gradient of the images, one network after the other."""
     module, total = textbook_module(network).to(theta), 0
     names = [name for name, _ in module.named_parameters()]
     shapes = [p.shape for p in module.parameters()]
     images, lrs = (t.clone().requires_grad_() for t in (distilled.images, distilled.lrs))
     for j in range(len(theta)):
-        w = [p.view(s) for p, s in zip(theta[j].split([s.numel() for s in shapes]), shapes, strict=True)]
+        w = [
+            p.view(s)
+            for p, s in zip(theta[j].split([s.numel() for s in shapes]), shapes, strict=True)
+        ]
         w = [p.clone().requires_grad_() for p in w]
         for e, s in distilled.order():
-            logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), (images[s],))
-            gradients = torch.autograd.grad(F.cross_entropy(logits, distilled.labels[s]), w, create_graph=True)
+            logits = torch.func.functional_call(
+                module, dict(zip(names, w, strict=True)), (images[s],)
+            )
+            gradients = torch.autograd.grad(
+                F.cross_entropy(logits, distilled.labels[s]), w, create_graph=True
+            )
             w = [p - lrs[e, s] * g for p, g in zip(w, gradients, strict=True)]
         real = (batch[0][j], batch[1][j]) if len(theta) > 1 else batch
         logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), (real[0],))
-        total = total + torch.autograd.grad(F.cross_entropy(logits, real[1]), images)[0] / len(theta)
+        total = total + torch.autograd.grad(F.cross_entropy(logits, real[1]), images)[0] / len(
+            theta
+        )
     return total
 
 
-def differentiable_optimiser(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> torch.Tensor:
+def differentiable_optimiser(
+    network: Network, distilled: DistilledData, theta: torch.Tensor, batch
+) -> torch.Tensor:
     """The same with `higher`, which keeps a differentiable copy of a module and of its optimiser."""
     module, total = textbook_module(network).to(theta), 0
     images, lrs = (t.clone().requires_grad_() for t in (distilled.images, distilled.lrs))
@@ -111,15 +151,22 @@ def differentiable_optimiser(network: Network, distilled: DistilledData, theta: 
         nn.utils.vector_to_parameters(theta[j], module.parameters())
         sgd = torch.optim.SGD(module.parameters(), lr=1.0)
         real = (batch[0][j], batch[1][j]) if len(theta) > 1 else batch
-        with higher.innerloop_ctx(module, sgd, copy_initial_weights=False) as (stateless, optimiser):
+        with higher.innerloop_ctx(module, sgd, copy_initial_weights=False) as (
+            stateless,
+            optimiser,
+        ):
             for e, s in distilled.order():
                 loss = F.cross_entropy(stateless(images[s]), distilled.labels[s])
                 optimiser.step(loss, override={"lr": [lrs[e, s]]})
-            total = total + torch.autograd.grad(F.cross_entropy(stateless(real[0]), real[1]), images)[0] / len(theta)
+            total = total + torch.autograd.grad(
+                F.cross_entropy(stateless(real[0]), real[1]), images
+            )[0] / len(theta)
     return total
 
 
-def ways(network: Network, distilled: DistilledData, theta: torch.Tensor, batch) -> dict[str, Callable]:
+def ways(
+    network: Network, distilled: DistilledData, theta: torch.Tensor, batch
+) -> dict[str, Callable]:
     steps, given = compiled_steps(), (network, distilled, theta, batch)
 
     def compiled() -> torch.Tensor:
@@ -170,7 +217,9 @@ def speed() -> dict:
         batch = (real[..., small, :, :, :].double(), labels[..., small])
         precise = ways(network, distilled.to(torch.float64), theta.double(), batch)
         exact = precise["textbook loop"]()
-        errors = {way: ((call() - exact).norm() / exact.norm()).item() for way, call in precise.items()}
+        errors = {
+            way: ((call() - exact).norm() / exact.norm()).item() for way, call in precise.items()
+        }
         calls = ways(network, distilled, theta, (real, labels))
         del precise  # with the memory of its graph
         for call in calls.values():
@@ -184,23 +233,30 @@ def speed() -> dict:
         print(f"\nWorkload {name}: {network.name}, {sizes} (networks, steps, epochs, real images)")
         for way, t in times.items():
             ratio = times["textbook loop"] / t
-            print(f"  {way:24} {1000 * t:9.1f} ms  {ratio:5.2f} x  relative difference {errors[way]:.0e}")
+            print(
+                f"  {way:24} {1000 * t:9.1f} ms  {ratio:5.2f} x  relative difference {errors[way]:.0e}"
+            )
         print(f"  {'floor':24} {1000 * floor:9.1f} ms")
     return found
 
 
 def memory() -> dict:
-    """Peak memory beyond that of three steps, as the system counts it (to a few MB), each in a process of its own."""
+    """Peak memory beyond that of three steps, as the system counts it (to a few MB), each in a
+    process of its own."""
     found = {}
     for estimator in ("autograd", "back-gradient"):
         for steps in MEMORY_STEPS:
             command = [sys.executable, __file__, estimator, str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[f"{estimator} {steps}"] = float(done.stdout)
-    print("\nPeak memory of one LeNet beyond that of three steps [MB]; one weight vector is 0.25 MB")
+    print(
+        "\nPeak memory of one LeNet beyond that of three steps [MB]; one weight vector is 0.25 MB"
+    )
     print("  steps         " + "".join(f"{s:8}" for s in MEMORY_STEPS))
     for estimator in ("autograd", "back-gradient"):
-        print(f"  {estimator:14}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS))
+        print(
+            f"  {estimator:14}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS)
+        )
     return found
 
 
@@ -219,14 +275,20 @@ def one_memory(estimator: str, steps: int) -> float:
 
 
 def race() -> dict:
-    """Workload D: the default recipe to the paper's accuracy, in whole processes that find nothing compiled."""
+    """Workload D: the default recipe to the paper's accuracy, in whole processes that find nothing
+    compiled."""
     found = {}
     for asked, goal in RACES.items():
         took, record = whole_process(*asked.split())
         before = took - record["environment"]["seconds"]  # the outer loop's clock starts
         history = record["distillation"]["history"]
         first = next((h["seconds"] + before for h in history if h["accuracy"] >= goal), None)
-        found[asked] = {"seconds": took, **accuracy(record), "goal": goal, "seconds_to_goal_on_validation": first}
+        found[asked] = {
+            "seconds": took,
+            **accuracy(record),
+            "goal": goal,
+            "seconds_to_goal_on_validation": first,
+        }
         found[asked]["seconds_of_a_faithful_step"] = one_faithful_step(record["config"])
         when = "not reached" if first is None else f"after {first:.0f} s"
         print(f"{asked}: {took:.0f} s, test accuracy {100 * found[asked]['mean']:.2f} %")
@@ -235,8 +297,9 @@ def race() -> dict:
 
 
 def faithful() -> dict:
-    """What the paper's settings (`faithful=true`) reach in ten times the race's seconds, all of their schedule in as
-    many outer steps as would fit. The number of these follows from bench.json, so the machine may be busy meanwhile."""
+    """What the paper's settings (`faithful=true`) reach in ten times the race's seconds, all of
+    their schedule in as many outer steps as would fit. The number of these follows from bench.json,
+    so the machine may be busy meanwhile."""
     raced, found = json.loads(RESULTS.read_text("utf-8")).get("race"), {}
     if raced is None:
         sys.exit(f"{RESULTS.name} has no race, whose seconds this multiplies: run `race` first")
@@ -245,25 +308,33 @@ def faithful() -> dict:
         iterations = int(10 * raced[asked]["seconds"] / raced[asked]["seconds_of_a_faithful_step"])
         _, record = whole_process(name, "-p", "faithful=true", "-p", f"iterations={iterations}")
         found[name] = {"iterations": iterations, **accuracy(record)}
-        print(f"{name}, {iterations} outer steps: test accuracy {100 * found[name]['mean']:.2f} %", flush=True)
+        print(
+            f"{name}, {iterations} outer steps: test accuracy {100 * found[name]['mean']:.2f} %",
+            flush=True,
+        )
     return found
 
 
 def one_faithful_step(config: dict) -> float:
-    """Seconds of an outer step with the paper's settings: one LeNet, 1,024 real images, here compiled."""
+    """Seconds of an outer step with the paper's settings: one LeNet, 1,024 real images, here
+    compiled."""
     given, compiled = build(LeNet(), 1, config["steps"], config["epochs"], 1024), compiled_steps()
-    rounds = [seconds(lambda: meta_gradient(LeNet(), *given, step_functions=compiled)) for _ in range(ROUNDS + 1)]
+    rounds = [
+        seconds(lambda: meta_gradient(LeNet(), *given, step_functions=compiled))
+        for _ in range(ROUNDS + 1)
+    ]
     return statistics.median(rounds[1:])
 
 
 def rounding() -> dict:
-    """The cosine between the meta-gradient in float64 and in fewer bits, of single networks and of their mean, where
-    Fig. 3b's outer loop starts and where it ended; and the seconds of an outer step of one network, compiled."""
+    """The cosine between the meta-gradient in float64 and in fewer bits, of single networks and of
+    their mean, where Fig. 3b's outer loop starts and where it ended; and the seconds of an outer
+    step of one network, compiled."""
     record, copy = find("fig3b"), here("cifar10")
     if not copy:
         sys.exit("rounding needs CIFAR-10: `ddcore data` says how to get it")
     data, c, last = load(copy).to(DEVICE), Config(**record.config), record.distilled.to(DEVICE)
-    first = _start(data, c.steps, c.epochs, c.per_class, c.soft_labels, c.recipe, c.seed)
+    first = initial_noise(data, c.steps, c.epochs, c.per_class, c.soft_labels, c.recipe, c.seed)
     network, samples = AlexCifarNet(), [generator(j) for j in range(4)]
     thetas = [network.init(c.init, rng)[None].to(DEVICE) for rng in samples]
     batches = [data.batch(c.batch, rng) for rng in samples]
@@ -271,7 +342,9 @@ def rounding() -> dict:
     def gradients(distilled: DistilledData) -> torch.Tensor:
         """Of the images [networks, images' shape], in the distilled data's type."""
         kind = distilled.images.dtype
-        given = [(theta.to(kind), (x.to(kind), y)) for theta, (x, y) in zip(thetas, batches, strict=True)]
+        given = [
+            (theta.to(kind), (x.to(kind), y)) for theta, (x, y) in zip(thetas, batches, strict=True)
+        ]
         return torch.stack([meta_gradient(network, distilled, *one)[1].images for one in given])
 
     found = {"dataset": copy, "cosines": {}, "seconds": {}}
@@ -283,7 +356,10 @@ def rounding() -> dict:
             each = F.cosine_similarity(near, exact)
             mean = F.cosine_similarity(near.mean(0), exact.mean(0), dim=0).item()
             found["cosines"][f"{where}, {bits}"] = {"each": each.tolist(), "mean": mean}
-            print(f"{where}, {bits}: cosine {each.min():.2f} to {each.max():.2f}, of the mean {mean:.2f}", flush=True)
+            print(
+                f"{where}, {bits}: cosine {each.min():.2f} to {each.max():.2f}, of the mean {mean:.2f}",
+                flush=True,
+            )
     compiled = compiled_steps()
 
     def outer_step(layers: dict) -> None:
@@ -292,7 +368,10 @@ def rounding() -> dict:
 
     for layers in BITS.values():
         outer_step(layers)
-    rounds = [{bits: seconds(partial(outer_step, layers)) for bits, layers in BITS.items()} for _ in range(ROUNDS)]
+    rounds = [
+        {bits: seconds(partial(outer_step, layers)) for bits, layers in BITS.items()}
+        for _ in range(ROUNDS)
+    ]
     for bits in BITS:
         found["seconds"][bits] = statistics.median(r[bits] for r in rounds)
         print(f"an outer step of one network, {bits}: {1000 * found['seconds'][bits]:.0f} ms")
@@ -301,26 +380,37 @@ def rounding() -> dict:
 
 def in_bfloat16(layer: Callable) -> Callable:
     """The layer computed with bfloat16 numbers, its result in float32."""
-    return lambda x, weight, bias, **more: layer(*(t.bfloat16() for t in (x, weight, bias)), **more).float()
+    return lambda x, weight, bias, **more: layer(
+        *(t.bfloat16() for t in (x, weight, bias)), **more
+    ).float()
 
 
 BITS = {  # what stands in for the layers of ddcore.networks
     "float32": {},
     "bfloat16 inside convolutions": {"conv": in_bfloat16(networks.conv)},
-    "bfloat16 inside linear layers too": {n: in_bfloat16(getattr(networks, n)) for n in ("conv", "linear")},
+    "bfloat16 inside linear layers too": {
+        n: in_bfloat16(getattr(networks, n)) for n in ("conv", "linear")
+    },
 }
 
 
 def whole_process(*asked: str) -> tuple[float, dict]:
     """Wall seconds of `ddcore run` with an empty cache of compiled code, and its record."""
     with tempfile.TemporaryDirectory() as folder:
-        fresh = {"DDCORE_RESULTS": f"{folder}/results", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}
+        fresh = {
+            "DDCORE_RESULTS": f"{folder}/results",
+            "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled",
+        }
         command = [sys.executable, "-m", "ddcore", "run", *asked, "--device", DEVICE, "--force"]
         command += ["--checkpoints", folder]
         began = time.perf_counter()
-        done = subprocess.run(command, env=os.environ | fresh, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            command, env=os.environ | fresh, stdout=subprocess.PIPE, text=True, check=True
+        )
         took = time.perf_counter() - began
-        return took, json.loads(Path(done.stdout.splitlines()[-1], "record.json").read_text("utf-8"))
+        return took, json.loads(
+            Path(done.stdout.splitlines()[-1], "record.json").read_text("utf-8")
+        )
 
 
 def accuracy(record: dict) -> dict:
@@ -334,10 +424,13 @@ def main() -> None:
     if len(sys.argv) == 3 and sys.argv[2].isdigit():
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
-    check_device(DEVICE)
-    keep_freed_memory()
-    machine = environment(DEVICE, True, 1) | {"instructions": torch.backends.cpu.get_cpu_capability()}
-    print(f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}")
+    set_up(DEVICE)
+    machine = environment([device_name(DEVICE)], True) | {
+        "instructions": torch.backends.cpu.get_cpu_capability()
+    }
+    print(
+        f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}"
+    )
     parts = sys.argv[1:] or ["speed", "memory", "race"]
     if unknown := set(parts) - PARTS.keys():
         sys.exit(f"{unknown.pop()} is no part of the benchmark; allowed: {', '.join(PARTS)}")

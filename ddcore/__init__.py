@@ -43,7 +43,28 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["InputError", "MachineError", "__version__", *_MODULE_OF]  # noqa: PLE0604
+__all__ = [  # noqa: F822 (imported when they are first used)
+    "AlexCifarNet",
+    "Dataset",
+    "Distillation",
+    "DistilledData",
+    "InputError",
+    "LeNet",
+    "MachineError",
+    "Network",
+    "Recipe",
+    "as_network",
+    "cross_entropy",
+    "distill",
+    "evaluate",
+    "forward_step",
+    "generator",
+    "load",
+    "load_distilled",
+    "meta_gradient",
+    "network_of",
+    "train_on",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,33 +11,25 @@ its checkpoint as if nothing had happened.
 needs: choices on the validation split, a way back from divergence, checkpoints, processes.
 """
 
-import json
-import math
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddcore.accuracy import evaluate
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, Learned, class_major
-from ddcore.errors import MachineError
-from ddcore.files import whole
 from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
+from ddcore.progress import Checkpoint, Distillation, Run
 from ddcore.runtime import process, value_of_first_process
 from ddcore.unroll import (
     EAGER,
@@ -49,9 +41,6 @@ from ddcore.unroll import (
     train,
 )
 
-CHECKPOINT_SECONDS = 10.0
-EXPLODED = 1e4  # a loss so many times the one at the last validation, or not finite, has diverged
-ROLLBACKS = 5  # how often that is answered by the best images and half the step size
 WARM_UP = 20  # outer steps
 BETAS = (0.5, 0.999)  # of Adam, as in the paper's code
 
@@ -227,11 +216,15 @@ def adam_step(state: OuterState, gradient: Learned, recipe: Recipe, pace: float)
         root = (v.sqrt() / (1 - beta2**updates) ** 0.5).add(1e-8)
         return t.addcdiv(m, root, value=-(step * pace) / (1 - beta1**updates))
 
-    tensors = zip(state.learned, first, second, strict=True)
-    steps = recipe.image_rate, recipe.raw_rate, recipe.label_rate
-    learned = Learned(
-        *(None if t[0] is None else moved(*t, step) for t, step in zip(tensors, steps, strict=True))
-    )
+    steps = {
+        "images": recipe.image_rate,
+        "lrs": recipe.raw_rate,
+        "soft_labels": recipe.label_rate,
+    }
+    means = first.tensors()
+    squares = second.tensors()
+    tensors = state.learned.tensors()
+    learned = Learned(**{n: moved(t, means[n], squares[n], steps[n]) for n, t in tensors.items()})
     mean = state.mean
     if mean is not None:
         mean = mean.map(lambda old, new: old.lerp(new, 1 - recipe.average), learned)
@@ -240,7 +233,7 @@ def adam_step(state: OuterState, gradient: Learned, recipe: Recipe, pace: float)
 
 def samples_of_steps(
     init: InitLaw, data: Dataset, recipe: Recipe, seed: int, first: int, *, ahead: bool
-) -> Iterator[Samples]:
+) -> Generator[Samples]:
     """This process's samples of outer step `first` and of those after it.
 
     Sample j of step k has the generator (seed, k, j), which draws its weights and then its batch.
@@ -295,38 +288,6 @@ def _stacked(
 
 
 # The loop
-
-
-class Distillation(NamedTuple):
-    """Distilled data and how it came about.
-
-    best_step: the outer step that the images are of; ended: the last one; rollbacks: how often a
-    diverging run went back; history: [{step, loss, accuracy, seconds}] of each look at the
-    validation split; seconds_before: those spent before this process resumed; devices: the names
-    of what computed.
-    """
-
-    distilled: DistilledData
-    best_step: int
-    ended: int
-    rollbacks: int
-    history: list[dict[str, Any]]
-    seconds_before: float
-    devices: list[str]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A file that a run is written to every 10 s, and goes on from where it belongs to the same
-    arguments.
-
-    identity: what tells runs apart beside the arguments of `distill`: the law of initial weights
-    and the objective. device: the name of what computes.
-    """
-
-    path: Path
-    identity: str = ""
-    device: str = ""
 
 
 def distill(
@@ -401,7 +362,8 @@ def distill(
     )
     with closing(samples), bar:
         while run.step < recipe.iterations:
-            loss = run.take(next(samples), gradient_of)
+            run.state, loss = outer_step(run.state, next(samples), gradient_of, recipe, run.pace)
+            run.step += 1
             last = run.step == recipe.iterations
             if run.diverged(loss):
                 if not every or not run.roll_back() or last:
@@ -411,7 +373,7 @@ def distill(
                 look: dict[str, Any] = {"step": run.step, "loss": loss}
                 for name, learned in run.state.candidates().items():
                     distilled = run.state.distilled(learned)
-                    look[name] = accuracy(network, distilled, validation_weights, data)
+                    look[name] = validation_accuracy(network, distilled, validation_weights, data)
                     run.compare(look[name], learned)
                 run.history.append({**look, "seconds": run.seconds})
                 bar.set_postfix(loss=f"{loss:.3f}", validation=f"{100 * look['accuracy']:.2f}%")
@@ -440,7 +402,9 @@ def initial_noise(
     return start.to(data.train[0].device)
 
 
-def accuracy(network: Network, distilled: DistilledData, weights: Tensor, data: Dataset) -> float:
+def validation_accuracy(
+    network: Network, distilled: DistilledData, weights: Tensor, data: Dataset
+) -> float:
     """Mean accuracy on the validation split of networks [V, P] trained on distilled data, ten at a
     time; 0 for one that diverged. The first process's, so that all choose alike."""
     accuracies = []
@@ -449,191 +413,3 @@ def accuracy(network: Network, distilled: DistilledData, weights: Tensor, data: 
         correct = evaluate(network, theta, *data.validation)
         accuracies.append(torch.where(theta.isfinite().all(1), correct, 0.0))
     return value_of_first_process(torch.cat(accuracies).mean())
-
-
-class Run:
-    """Where a distillation is: the outer state, the best one so far, and what happened."""
-
-    def __init__(
-        self,
-        state: OuterState,
-        recipe: Recipe,
-        checkpoint: Checkpoint | None = None,
-        arguments: str = "",
-    ):
-        self.state = state
-        self.recipe = recipe
-        self.checkpoint = checkpoint
-        self.identity = f"{checkpoint.identity if checkpoint else ''} {arguments}"
-        self.step = 0  # outer steps taken; unlike the state, it never goes back
-        self.rollbacks = 0
-        self.best = state
-        self.best_step = 0
-        self.best_accuracy = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.devices: list[str] = []
-        self.seconds_before = 0.0
-        self.began = time.monotonic()
-        self.saved = -math.inf
-
-    @property
-    def seconds(self) -> float:
-        """Those spent on this run, by processes that were killed too."""
-        return time.monotonic() - self.began + self.seconds_before
-
-    def take(self, samples: Samples, gradient_of: Callable) -> float:
-        """One outer step; the loss before it."""
-        pace = self.recipe.schedule(self.step) * 0.5**self.rollbacks
-        self.state, loss = outer_step(self.state, samples, gradient_of, self.recipe, pace)
-        self.step += 1
-        return loss
-
-    def compare(self, accuracy: float, learned: Learned) -> None:
-        """Keep these images where they are better than the best so far."""
-        if accuracy > self.best_accuracy:
-            self.best_accuracy = accuracy
-            self.best_step = self.step
-            self.best = replace(self.state, learned=learned)
-
-    def diverged(self, loss: float) -> bool:
-        known = abs(self.history[-1]["loss"]) if self.history else math.inf
-        return not abs(loss) < EXPLODED * max(1.0, known)  # NaN is not less than anything
-
-    def roll_back(self) -> bool:
-        """Return to the best images with half the step size; False where that has been done often
-        enough."""
-        self.rollbacks += 1
-        self.state = self.best
-        return self.rollbacks <= ROLLBACKS
-
-    def give_up(self, looked: bool) -> None:
-        """Say that the best images are kept; MachineError where there are none."""
-        lrs = self.state.distilled().lrs.flatten()[:5].tolist()
-        rates = ", ".join(f"{lr:.3g}" for lr in lrs)
-        however = " however small the step" if looked else ""
-        place = f"at outer step {self.step}{however}; rates {rates}"
-        if self.best_step == 0:
-            raise MachineError(f"distillation diverged {place}")
-        if process().rank == 0:
-            kept = f"the images of outer step {self.best_step} are kept"
-            print(f"diverged {place}; {kept}", file=sys.stderr)
-
-    def result(self) -> Distillation:
-        """The best images, or without a look at the validation split the last ones."""
-        state = self.best if self.best_step else self.state
-        return Distillation(
-            distilled=state.distilled(),
-            best_step=self.best_step or self.step,
-            ended=self.step,
-            rollbacks=self.rollbacks,
-            history=self.history,
-            seconds_before=self.seconds_before,
-            devices=self.devices,
-        )
-
-    # Checkpoints
-
-    def save(self) -> None:
-        """Write the checkpoint, at most every 10 s: temporary file, fsync, rename."""
-        due = time.monotonic() - self.saved > CHECKPOINT_SECONDS
-        if self.checkpoint is None or process().rank > 0 or not due:
-            return
-        header = {"identity": self.identity, "state": json.dumps(self._numbers())}
-        tensors = {name: t.cpu().clone() for name, t in self._tensors().items()}
-        with whole(self.checkpoint.path) as part, part.open("wb") as file:
-            file.write(save(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        self.saved = time.monotonic()
-
-    def resume(self) -> None:
-        """Go on from the checkpoint where there is a whole one of these arguments. The first
-        process reads it and tells the others."""
-        if self.checkpoint is not None and process().rank == 0 and self.checkpoint.path.exists():
-            self._read(self.checkpoint.path)
-        if dist.is_initialized():
-            numbers = [self._numbers()]
-            dist.broadcast_object_list(numbers)
-            self._set_numbers(numbers[0])
-            # the state and the best one may still be the same tensors
-            tensors = {name: t.clone() for name, t in self._tensors().items()}
-            for t in tensors.values():
-                dist.broadcast(t, 0)
-            self._set_tensors(tensors)
-        device = self.checkpoint.device if self.checkpoint else ""
-        if device and device not in self.devices:
-            self.devices.append(device)
-
-    def _read(self, path: Path) -> None:
-        current = self._tensors()
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if header["identity"] != self.identity:
-                raise ValueError("it belongs to another configuration")
-            numbers = json.loads(header["state"])
-            if _shapes(tensors) != _shapes(current):
-                raise ValueError("it holds other tensors")
-            self._set_numbers(numbers)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            print(
-                f"checkpoint {path} is not used ({error}); set aside as {aside.name}",
-                file=sys.stderr,
-            )
-            return
-        self._set_tensors({name: t.to(current[name].device) for name, t in tensors.items()})
-        print(f"resuming at outer step {self.step} of {self.recipe.iterations}", file=sys.stderr)
-
-    def _numbers(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "rollbacks": self.rollbacks,
-            "best_step": self.best_step,
-            "best_accuracy": self.best_accuracy,
-            "history": self.history,
-            "devices": self.devices,
-            "seconds": self.seconds,
-            "updates": self.state.updates,
-            "best_updates": self.best.updates,
-        }
-
-    def _set_numbers(self, numbers: dict[str, Any]) -> None:
-        self.step = numbers["step"]
-        self.rollbacks = numbers["rollbacks"]
-        self.best_step = numbers["best_step"]
-        self.best_accuracy = numbers["best_accuracy"]
-        self.history = numbers["history"]
-        self.devices = numbers["devices"]
-        self.seconds_before = numbers["seconds"]
-        self.began = time.monotonic()
-        self.state = replace(self.state, updates=numbers["updates"])
-        self.best = replace(self.best, updates=numbers["best_updates"])
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state and of the best one, by name."""
-        tensors = {}
-        for prefix, state in (("", self.state), ("best.", self.best)):
-            for group in ("learned", "first", "second", "mean"):
-                learned = getattr(state, group)
-                for name, t in learned.tensors().items() if learned else ():
-                    tensors[f"{prefix}{group}.{name}"] = t
-        return tensors
-
-    def _set_tensors(self, tensors: dict[str, Tensor]) -> None:
-        def state_from(prefix: str, old: OuterState) -> OuterState:
-            groups = {}
-            for group in ("learned", "first", "second", "mean"):
-                names = Learned._fields
-                row = [tensors.get(f"{prefix}{group}.{name}") for name in names]
-                groups[group] = None if row[0] is None else Learned(*row)
-            return replace(old, **groups)
-
-        self.state = state_from("", self.state)
-        self.best = state_from("best.", self.best)
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: t.shape for name, t in tensors.items()}

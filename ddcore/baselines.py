@@ -54,7 +54,11 @@ def centres(data: Dataset, steps: int, per_class: int, seed: int = 0) -> ImageSo
     by_class = []
     for members in members_of(data, steps * per_class):
         x = data.train[0][members]
-        k_means = KMeans(steps * per_class, n_init=1, random_state=seed)
+        k_means = KMeans(
+            steps * per_class,
+            n_init=1,  # pyright: ignore[reportArgumentType]
+            random_state=seed,
+        )
         means = k_means.fit(x.flatten(1).cpu().numpy()).cluster_centers_
         by_class.append(torch.tensor(means, dtype=x.dtype, device=x.device).view(-1, *x.shape[1:]))
     images = _class_major(by_class, steps)

@@ -242,7 +242,7 @@ def report() -> None:
 
     table = ledger.table(ledger.Judge())
     columns = ["id", "paper", "ours", "verdict"]
-    print(table[columns].to_string(index=False, max_colwidth=50))
+    print(table.loc[:, columns].to_string(index=False, max_colwidth=50))
     print(f"\n{ledger.counts(table)}")
 
 

@@ -235,8 +235,14 @@ def _digits(entry: Source) -> _Files:
     mean = round(x[~test].mean().item(), 4)
     std = round(x[~test].std().item(), 4)
     sha256 = hashlib.sha256(digits.images.tobytes() + digits.target.tobytes()).hexdigest()
-    splits = (x[~test], y[~test]), (x[test], y[test])
-    return _Files(*splits, (mean,), (std,), entry.classes, sha256)
+    return _Files(
+        train=(x[~test], y[~test]),
+        test=(x[test], y[test]),
+        mean=(mean,),
+        std=(std,),
+        classes=entry.classes,
+        sha256=sha256,
+    )
 
 
 # torchvision's datasets
@@ -289,7 +295,8 @@ def _torchvision(entry: Source, root: Path) -> _Files:
             ) from error
         splits.append((images, labels))
     files = [*train_files, *test_files]
-    return _Files(*splits, entry.mean, entry.std, entry.classes, _sha256(files, files[0].parent))
+    sha256 = _sha256(files, files[0].parent)
+    return _Files(splits[0], splits[1], entry.mean, entry.std, entry.classes, sha256)
 
 
 def _split(

@@ -60,7 +60,7 @@ def pretrain(
 def _batches(
     data: Dataset, epochs: int, batch: int, rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches, the images in a new order in each epoch; a last smaller one is left out."""
+    """Augmented batches, the images in a new order in each epoch; a smaller last one is dropped."""
     images, labels = data.train
     for _ in range(epochs):
         order = torch.randperm(len(labels), generator=rng).to(labels.device)

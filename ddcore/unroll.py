@@ -32,6 +32,7 @@ from weakref import WeakSet
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from ddcore.distilled import DistilledData, Learned
 from ddcore.errors import InputError
@@ -91,7 +92,7 @@ def reverse_over_forward(
         def along(e: Tensor) -> Tensor:
             return inner_loss(network, theta + e * v, images, targets)
 
-        _, slope = torch.func.jvp(along, (zero,), (torch.ones_like(zero),))
+        slope = torch.func.jvp(along, (zero,), (torch.ones_like(zero),))[1]
         return slope, slope
 
     derivatives, slope = torch.func.grad(phi, argnums=(0, 1, 2), has_aux=True)(
@@ -109,8 +110,8 @@ def forward_over_reverse(
     def gradients(theta: Tensor) -> tuple[Tensor, ...]:
         return torch.func.grad(inner_loss, argnums=(1, 2, 3))(network, theta, images, targets)
 
-    (gradient, _, _), derivatives = torch.func.jvp(gradients, (theta,), (v,))
-    return (gradient * v).sum(), derivatives
+    primal, derivatives = torch.func.jvp(gradients, (theta,), (v,))[:2]
+    return (primal[0] * v).sum(), derivatives
 
 
 def check_second_derivatives(
@@ -175,7 +176,7 @@ class Compiled:
     def __call__(self, *arguments):
         try:
             return self.call(*arguments)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        except BackendCompilerFailed as error:
             self.call = self.step
             cause = error.inner_exception
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
@@ -269,25 +270,26 @@ def meta_gradient(
     """
     order = distilled.order()
     targets = distilled.targets()
-    network = as_network(network, *distilled.images.shape[2:4], targets.shape[-1])
-    theta = network.flatten(weights)
+    channels, side = distilled.images.shape[2:4]
+    stack = as_network(network, channels, side, targets.shape[-1])
+    theta = stack.flatten(weights)
     if estimator == "autograd":
-        return _autograd(network, distilled, theta, batch, objective)
+        return _autograd(stack, distilled, theta, batch, objective)
     if estimator != "back-gradient":
         raise InputError(f"estimator {estimator!r}: 'back-gradient' or 'autograd' is allowed")
-    if network.forward_over_reverse and network not in _checked:
-        check_second_derivatives(network, theta, distilled.images[0], targets[0])
-        _checked.add(network)
+    if stack.forward_over_reverse and stack not in _checked:
+        check_second_derivatives(stack, theta, distilled.images[0], targets[0])
+        _checked.add(stack)
     trajectory = theta.new_empty(len(order), *theta.shape)
-    theta = train(network, distilled, theta, step_functions.forward, keep=trajectory)
-    v, losses = real_gradient(network, theta, *batch, objective)
+    theta = train(stack, distilled, theta, step_functions.forward, keep=trajectory)
+    v, losses = real_gradient(stack, theta, *batch, objective)
 
     gradient = Learned(distilled.images, distilled.lrs, targets).map(torch.zeros_like)
     images, lrs, labels = gradient
     assert labels is not None
     for t, (e, s) in reversed(list(enumerate(order))):
         inputs = distilled.images[s], targets[s], distilled.lrs[e, s]
-        v, dx, dt, dlr = step_functions.reverse(network, trajectory[t], v, *inputs)
+        v, dx, dt, dlr = step_functions.reverse(stack, trajectory[t], v, *inputs)
         images[s] += dx
         labels[s] += dt
         lrs[e, s] = dlr

@@ -1,4 +1,5 @@
-"""What several test files share: the command in this process, in folders of its own, and two tiny experiments."""
+"""What several test files share: the command in this process, in folders of its own, and two tiny
+experiments."""
 
 import json
 import shutil
@@ -9,30 +10,56 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddcore import datasets
-from ddcore import cli
+from ddcore import cli, datasets
+from ddcore.errors import InputError
 from ddcore.experiments import catalogue, records
-from ddcore.experiments.catalogue import Config
+from ddcore.experiments.config import Config
+from ddcore.files import data_root
 
-DATA_ROOT = datasets.data_root()  # before any test changes the environment
-SHARED = {"dataset": "digits", "samples": 1, "batch": 32, "noise": 0.5, "first_lr": 0.1, "image_rate": 0.1, "checks": 2}
-TINY = Config(**SHARED, fixed=True, nets=1, epochs=2, iterations=12)  # enough for an accuracy that damage changes
+DATA_ROOT = data_root()  # before any test changes the environment
+SHARED = {
+    "dataset": "digits",
+    "samples": 1,
+    "batch": 32,
+    "noise": 0.5,
+    "first_lr": 0.1,
+    "image_rate": 0.1,
+    "checks": 2,
+}
+# enough outer steps for an accuracy that damage changes
+TINY = Config(**SHARED, fixed=True, nets=1, epochs=2, iterations=12)
 TINY_RANDOM = Config(**SHARED, steps=2, nets=3, iterations=4)
 
 
-def _apart(monkeypatch, folder):
-    """Cache, records, data and project below `folder`; two tiny experiments more, as if at the paper's scale."""
-    for name, place in (("XDG_CACHE_HOME", "cache"), ("DDCORE_RESULTS", "results"), ("DDCORE_DATA", "data")):
-        monkeypatch.setenv(name, str(folder / place))
+def set_apart(monkeypatch, folder):
+    """Cache, records, data and project below `folder`; two tiny experiments more, as if at the
+    paper's scale."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("DDCORE_RESULTS", str(folder / "results"))
+    monkeypatch.setenv("DDCORE_DATA", str(folder / "data"))
     monkeypatch.setattr(records, "PROJECT", folder / "project")
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", TINY)
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny-random", TINY_RANDOM)
+    monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny", TINY)
+    monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny-random", TINY_RANDOM)
     return folder
 
 
 @pytest.fixture
 def apart(monkeypatch, tmp_path):
-    return _apart(monkeypatch, tmp_path)
+    """The test's own folder, with everything that the package reads and writes below it."""
+    return set_apart(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    """Add an experiment to the catalogue for one test: experiment("mine", config)."""
+
+    def add(name, config, images_of=None):
+        monkeypatch.setitem(catalogue.EXPERIMENTS, name, config)
+        if images_of is not None:
+            monkeypatch.setitem(catalogue.IMAGES_OF, name, images_of)
+        return config
+
+    return add
 
 
 @pytest.fixture
@@ -45,7 +72,9 @@ def ddcore(apart, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capsys.readouterr()
-        return SimpleNamespace(status=ended.value.code or 0, out=out.splitlines(), err=err.splitlines())
+        return SimpleNamespace(
+            status=ended.value.code or 0, out=out.splitlines(), err=err.splitlines()
+        )
 
     return call
 
@@ -56,7 +85,7 @@ def made(tmp_path_factory):
     from ddcore.experiments import run
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = _apart(monkeypatch, tmp_path_factory.mktemp("made"))
+        folder = set_apart(monkeypatch, tmp_path_factory.mktemp("made"))
         run.run("tiny")
         return folder / "results"
 
@@ -71,22 +100,25 @@ def record(made, apart):
 @pytest.fixture
 def edit(record):
     """Change the record's JSON: edit(lambda content: ...)."""
+    return lambda how: edit_record(record, how)
 
-    def change(how):
-        file = record / "record.json"
-        content = json.loads(file.read_text())
-        how(content)
-        file.write_text(json.dumps(content))
 
-    return change
+def edit_record(folder, how):
+    """Change the JSON of the record in a folder."""
+    file = folder / "record.json"
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of PNGs, ten training and two test images of each class: pictures(classes="ab", mode="L", side=28)."""
+    """A folder of PNGs, ten training and two test images of each class:
+    pictures(classes="ab", mode="L", side=28)."""
 
     def draw(classes="ab", mode="L", side=28, name="pictures"):
-        rng, folder = np.random.default_rng(0), tmp_path / name
+        rng = np.random.default_rng(0)
+        folder = tmp_path / name
         for part, n in (("train", 10), ("test", 2)):
             for k, label in enumerate(classes):
                 (folder / part / label).mkdir(parents=True)
@@ -101,13 +133,14 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def real(monkeypatch):
-    """real("mnist"): the dataset where it is on this machine; else the test is skipped with the reason."""
+    """real("mnist"): the dataset where it is on this machine; else the test is skipped with the
+    reason."""
 
     def get(name):
         monkeypatch.setenv("DDCORE_DATA", str(DATA_ROOT))
         try:
             return datasets.load(name, download=False)
-        except datasets.InputError as error:
+        except InputError as error:
             pytest.skip(str(error))
 
     return get

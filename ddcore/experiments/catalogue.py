@@ -17,6 +17,7 @@ from ddcore.experiments.config import RECIPE_FIELDS, Config, parse_override
 from ddcore.registry import source
 
 FILE = Path(__file__).with_name("experiments.yml")
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
 
 
 class Change(BaseModel):
@@ -75,7 +76,7 @@ class Catalogue(BaseModel):
 def read(file: Path = FILE) -> Catalogue:
     """The catalogue in a file; InputError names what is wrong in it."""
     try:
-        content = yaml.load(file.read_text("utf-8"), Loader=_Loader)
+        content = yaml.load(file.read_text("utf-8"), Loader=LOADER)
         catalogue = Catalogue(scales=content["scales"])
         for group in content["experiments"]:
             defaults = {name: value for name, value in group.items() if name != "entries"}
@@ -85,10 +86,6 @@ def read(file: Path = FILE) -> Catalogue:
         reason = " ".join(str(error).split())
         raise InputError(f"{file.name} cannot be used: {reason}") from None
     return catalogue
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """PyYAML's safe loader, the fast one where it is there."""
 
 
 def _add(catalogue: Catalogue, entry: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ddcore.experiments.records import Record
 from ddcore.experiments.setup import Setup, prepare
 from ddcore.files import PROJECT, cache_folder
 from ddcore.runtime import check_device, only_one, process, set_up, wait_for_all
-from ddcore.unroll import EAGER, StepFunctions, compiled_steps
+from ddcore.unroll import EAGER, compiled_steps
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _compute(request: Request, setup: Setup) -> Record | None:
     if config.pretrained_on or method.always_pretrained:
         pool = {"pool": pretrained.train_pool(config, setup.device)}
     step_functions = compiled_steps() if compiled else EAGER
-    device_name = _device_name(setup.device)
-    made = method.make(Task(setup, step_functions, checkpoint, device_name))
+    device = device_name(setup.device)
+    made = method.make(Task(setup, step_functions, checkpoint, device))
     if process().rank > 0:
         return None
     details = made.details | pool
@@ -155,7 +155,7 @@ def _compute(request: Request, setup: Setup) -> Record | None:
     if stored is not None:  # metrics are computed from what is stored
         images = DistilledData.load(stored).to(setup.device)
     metrics = measure(setup, images, details)
-    environment = _environment(step_functions, made.devices or [device_name])
+    machine = environment(made.devices or [device], step_functions.compiled)
     seconds = round(time.monotonic() - began + made.seconds_before)
     content = {
         "experiment": request.experiment,
@@ -164,7 +164,7 @@ def _compute(request: Request, setup: Setup) -> Record | None:
         "config": config.model_dump(),
         "overrides": request.changes,
         "metrics": metrics,
-        "environment": environment | {"started": started, "seconds": seconds},
+        "environment": machine | {"started": started, "seconds": seconds},
         "data": {"name": setup.data.name, "sha256": setup.data.sha256},
         "distillation": details,
         "algorithm_version": ALGORITHM_VERSION,
@@ -228,7 +228,7 @@ def _store(setup: Setup, made: Made, file: Path) -> Path | None:
 # The environment
 
 
-def _environment(step_functions: StepFunctions, devices: list[str]) -> dict[str, Any]:
+def environment(devices: list[str], compiled: bool) -> dict[str, Any]:
     """What a record's numbers were computed with."""
     return {
         "python": platform.python_version(),
@@ -236,13 +236,13 @@ def _environment(step_functions: StepFunctions, devices: list[str]) -> dict[str,
         "device": "; ".join(devices),
         "threads": torch.get_num_threads(),
         "world_size": process().world_size,
-        "compiled": step_functions.compiled,
+        "compiled": compiled,
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", "ddcore")),
     }
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

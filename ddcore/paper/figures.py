@@ -1,77 +1,160 @@
-"""The paper's figures, drawn from records. Colours are safe for colour-blind readers (Okabe and Ito)."""
+"""The paper's figures, drawn from records. Colours are safe for colour-blind readers (Okabe and
+Ito)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ddcore.distilled import DistilledData
 from ddcore.experiments.records import Record
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+GREY = "#777777"
 
 
-def picture(image: Tensor, meta: dict) -> Tensor:
-    """A normalised image [C, H, W] as [H, W] or [H, W, 3] in [0, 1]: undone normalisation, clipped for display only."""
-    mean, std = (torch.tensor(meta[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    shown = (image.cpu() * std + mean).clamp(0, 1)
-    return shown[0] if len(shown) == 1 else shown.permute(1, 2, 0)
+def picture(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    """An image as matplotlib shows it.
+
+    Args:
+        image: [C, H, W], normalised.
+        meta: with `mean` and `std` of each channel.
+
+    Returns:
+        [H, W] or [H, W, 3] in [0, 1], the normalisation undone; clipped for display only.
+    """
+    mean = torch.tensor(meta["mean"]).view(-1, 1, 1)
+    std = torch.tensor(meta["std"]).view(-1, 1, 1)
+    pixels = (image.cpu() * std + mean).clamp(0, 1)
+    if len(pixels) == 1:
+        return pixels[0]
+    return pixels.permute(1, 2, 0)
 
 
-def distilled_images(distilled: DistilledData, steps: list[int] | None = None) -> Figure:
-    """One row for each step, with its rate in every epoch at the left, and one image of each class (Figs 2 and 3)."""
-    steps = list(range(len(distilled.images))) if steps is None else steps
+def distilled_images(distilled: DistilledData, steps: Sequence[int] | None = None) -> Figure:
+    """One row for each step, with one image of each class (Figs 2 and 3).
+
+    At the left of a row stands the step's rate in every epoch. `steps` are those shown, by default
+    all.
+    """
+    if steps is None:
+        steps = range(len(distilled.images))
     classes = distilled.meta["classes"]
     per_class = distilled.images.shape[1] // len(classes)
+    size = (8, 0.95 * len(steps) + 0.3)  # inches
     figure, axes = plt.subplots(
-        len(steps), len(classes), figsize=(8, 0.95 * len(steps) + 0.3), squeeze=False, layout="constrained"
+        len(steps), len(classes), figsize=size, squeeze=False, layout="constrained"
     )
-    for row, s in zip(axes, steps, strict=True):
-        rates = "\n".join(f"{rate:.4f}" for rate in distilled.lrs[:, s].tolist())
-        row[0].text(
-            -0.15, 0.5, f"step {s}\nrates\n{rates}", transform=row[0].transAxes, ha="right", va="center", size=8
-        )
+    for row, step in zip(axes, steps, strict=True):
+        _write_rates(row[0], step, distilled.lrs[:, step].tolist())
         for k, axis in enumerate(row):
-            axis.imshow(picture(distilled.images[s, k * per_class], distilled.meta), cmap="gray", vmin=0, vmax=1)
+            image = distilled.images[step, k * per_class]
+            axis.imshow(picture(image, distilled.meta).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-    for k, axis in enumerate(axes[0]):
-        axis.set_title(f"label {classes[k]}" if classes[k].isdigit() else classes[k], size=9)
+    for axis, name in zip(axes[0], classes, strict=True):
+        axis.set_title(f"label {name}" if name.isdigit() else name, size=9)
     return figure
 
 
-def progress(record: Record, paper: float | None = None) -> Figure:
-    """Validation accuracy against outer steps (of the last images or their running mean, whichever is higher), the step
-    whose images were kept, and the paper's number (percent)."""
-    history = [
-        {**h, "accuracy": max(h["accuracy"], h.get("accuracy_of_mean", 0))} for h in record.distillation["history"]
-    ]
-    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-    axis.plot(
-        [h["step"] for h in history], [100 * h["accuracy"] for h in history], color=BLUE, label="validation images"
+def _write_rates(axis: Axes, step: int, rates: list[float]) -> None:
+    """Left of the axis: the step and its rate in every epoch."""
+    lines = [f"step {step}", "rates", *(f"{rate:.4f}" for rate in rates)]
+    axis.text(
+        -0.15,
+        0.5,
+        "\n".join(lines),
+        transform=axis.transAxes,
+        ha="right",
+        va="center",
+        size=8,
     )
-    kept = [h for h in history if h["step"] == record.distillation["best_step"]]
-    axis.plot([h["step"] for h in kept], [100 * h["accuracy"] for h in kept], "o", color=BLUE, label="kept")
+
+
+def progress(record: Record, paper: float | None = None) -> Figure:
+    """Validation accuracy against outer steps, and the step whose images were kept.
+
+    The accuracy is that of the last images or of their running mean, whichever is higher.
+
+    Args:
+        record: of a distillation, with its history.
+        paper: the paper's test accuracy in percent, drawn beside it.
+    """
+    history = record.distillation["history"]
+    steps = [entry["step"] for entry in history]
+    percents = [_best_percent(entry) for entry in history]
+    kept = [i for i, step in enumerate(steps) if step == record.distillation["best_step"]]
+
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    axis.plot(steps, percents, color=BLUE, label="validation images")
+    axis.plot([steps[i] for i in kept], [percents[i] for i in kept], "o", color=BLUE, label="kept")
     if paper is not None:
-        axis.axhline(paper, color=ORANGE, ls="--", label=f"the paper's test accuracy, {paper} %")
+        label = f"the paper's test accuracy, {paper} %"
+        axis.axhline(paper, color=ORANGE, ls="--", label=label)
     axis.set(xlabel="outer steps", ylabel="accuracy in %", ylim=(0, 100))
     axis.legend(loc="lower right")
     return figure
 
 
+def _best_percent(entry: Mapping[str, float]) -> float:
+    """Of one entry of a distillation's history."""
+    return 100 * max(entry["accuracy"], entry.get("accuracy_of_mean", 0))
+
+
 def training_step(
-    accuracies: list[float], k: int, filters: Tensor, answers: Tensor, classes: tuple[str, ...]
+    accuracies: Sequence[float],
+    k: int,
+    filters: Tensor,
+    answers: Tensor,
+    classes: Sequence[str],
 ) -> Figure:
-    """A network after k gradient steps: accuracies so far (fractions), first-layer filters [6, 1, 5, 5], and its
-    probabilities [n, K] on the distilled images."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
-    left.plot(range(k + 1), [100 * a for a in accuracies[: k + 1]], "o-", color=BLUE)
-    left.set(xlim=(-0.2, len(accuracies) - 0.8), ylim=(0, 100), xlabel="gradient steps", ylabel="test accuracy in %")
-    left.set(xticks=range(len(accuracies)), title=f"{100 * accuracies[k]:.1f} % of the test images")
-    tiles = torch.nn.functional.pad(filters[:, 0], (1, 1, 1, 1), value=float("nan")).reshape(2, 3, 7, 7)
-    middle.imshow(tiles.permute(0, 2, 1, 3).reshape(14, 21), cmap="gray")
-    middle.set(xticks=[], yticks=[], title="first-layer filters")
-    right.imshow(answers, cmap="Blues", vmin=0, vmax=1)
-    right.set(xlabel="class the network sees", ylabel="label of the image", title="its answers on the ten images")
-    right.set_xticks(range(len(classes)), classes)
-    right.set_yticks(range(len(classes)), classes)
+    """A network after k gradient steps, in three panels.
+
+    Args:
+        accuracies: on test images before the first and after each step, as fractions.
+        k: the step shown.
+        filters: of the first layer after k steps, [6, 1, 5, 5].
+        answers: the network's probabilities on the distilled images, [n, K].
+        classes: the K names.
+    """
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 2.9), layout="constrained")
+    _accuracy_panel(panels[0], accuracies, k)
+    _filters_panel(panels[1], filters)
+    _answers_panel(panels[2], answers, classes)
     return figure
+
+
+def _accuracy_panel(axis: Axes, accuracies: Sequence[float], k: int) -> None:
+    percents = [100 * accuracy for accuracy in accuracies[: k + 1]]
+    axis.plot(range(k + 1), percents, "o-", color=BLUE)
+    axis.set(
+        xlim=(-0.2, len(accuracies) - 0.8),
+        ylim=(0, 100),
+        xlabel="gradient steps",
+        ylabel="test accuracy in %",
+        xticks=range(len(accuracies)),
+        title=f"{percents[k]:.1f} % of the test images",
+    )
+
+
+def _filters_panel(axis: Axes, filters: Tensor) -> None:
+    """Six filters as 2 x 3 tiles, each in a frame of one empty pixel."""
+    framed = torch.nn.functional.pad(filters[:, 0], (1, 1, 1, 1), value=float("nan"))  # [6, 7, 7]
+    tiles = framed.reshape(2, 3, 7, 7).permute(0, 2, 1, 3)  # row of tiles, y, column of tiles, x
+    axis.imshow(tiles.reshape(14, 21).numpy(), cmap="gray")
+    axis.set(xticks=[], yticks=[], title="first-layer filters")
+
+
+def _answers_panel(axis: Axes, answers: Tensor, classes: Sequence[str]) -> None:
+    axis.imshow(answers.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axis.set(
+        xlabel="class the network sees",
+        ylabel="label of the image",
+        title="its answers on the ten images",
+    )
+    axis.set_xticks(range(len(classes)), classes)
+    axis.set_yticks(range(len(classes)), classes)

@@ -1,312 +1,358 @@
-"""The contract with the paper: claims.yml, held against the records at the paper's scale.
+"""The ledger: the paper's claims, held against the records at the paper's scale.
 
-Every printed number and every checkable statement is one claim. Its verdict is computed here, not stored;
-only a statement that no metric decides has a written verdict, beside the file that shows it. With d our
-mean minus the paper's in percentage points and noise twice the standard error of d (200 runs in the paper):
-
-- `at least`: exceeded if d > max(1, noise) (results only), reproduced if d >= 0, partly if d >= -tolerance,
-  else not reproduced. Tolerance: the claim's own, else the paper's std (5 at most), else 2.
-- `at most` (attacked class still right): the same with -d. So is a result's std, with half of it as
-  tolerance; where its mean is not reproduced, neither is the std.
-- `close` (contexts, baselines, rates): reproduced if |d| <= tolerance, partly if within twice that.
-  Tolerance: the claim's own, else the paper's std, else 1. A context's or baseline's std: half of it.
-- A setup or statement has parts. All hold: reproduced. None of those that were run: not reproduced. Else
-  partly. A setup's part is one experiment, and holds if equal. A statement's is another claim's verdict, or
-  experiment a against b: holds if a - b >= by and beyond its noise (or |a - b| <= within), half if a > b (or
-  within twice that).
-- not run: no record says. no value: one does, but the paper's number cannot be read in its text.
+The claims stand in claims.yml (its notations and kinds: claims.py). A `Judge` looks up the records
+that answer them and applies the rules of rules.py, which states them in full. The tables here feed
+the book's results page, the README and `ddcore report`. Nothing is rounded in our favour.
 """
 
-import re
 from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from functools import cache
-from itertools import product
-from math import hypot, sqrt
-from pathlib import Path
-from statistics import stdev
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, cast
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ddcore.errors import InputError
 from ddcore.experiments import records
+from ddcore.experiments.records import Record
+from ddcore.paper import rules
+from ddcore.paper.claims import (
+    TEST_ACCURACY,
+    Claim,
+    Comparison,
+    Curve,
+    Discrepancy,
+    MetricReference,
+    Number,
+    Repeat,
+    Result,
+    Setup,
+    Statement,
+    Std,
+    Verdict,
+    expand,
+    load,
+)
+from ddcore.paper.rules import Measurement
 
-FILE = Path(__file__).with_name("claims.yml")
-# from worst to best
-Verdict = Literal["not run", "no value", "not reproduced", "partly", "reproduced", "exceeded"]
-NUMBER = {"value", "experiment", "rule"}
-NEEDS = {  # what a claim of each kind must say
-    "result": NUMBER, "context": NUMBER, "baseline": NUMBER, "std": NUMBER, "rate": NUMBER, "curve": set(),
-    "repeat": {"value", "same_as"}, "setup": {"value", "experiments"}, "statement": {"text"},
-    "discrepancy": {"text", "decided_by"},
-}  # fmt: skip
+__all__ = [
+    "Judge",
+    "Unrecorded",
+    "counts",
+    "discrepancies",
+    "expand",
+    "headlines",
+    "load",
+    "markdown",
+    "table",
+]
+
+PAPER_POOL = 2000  # pretrained networks that the paper distils with
+CLASSES = 10  # of every dataset in the paper
 COPIES = {"cifar10-jpeg": "JPEG copy of CIFAR-10", "usps": "torchvision's copy of USPS"}
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Compare(Strict):
-    """`experiment:metric` a against b, pair by pair (braces as in a shell); b may be a mean, `x+y`."""
-
-    a: str
-    b: str
-    by: float = 0
-    within: float | None = None
-
-
-class Claim(Strict):
-    id: str
-    place: str
-    kind: Literal[tuple(NEEDS)]
-    value: float | list[float] | None = None  # percent as printed, a rate as it is; null: unreadable
-    std: float | None = None  # likewise; absent: none printed
-    experiment: str = ""
-    metric: str = "test_accuracy"
-    rule: Literal["at least", "at most", "close"] | None = None
-    tolerance: float | None = None
-    same_as: str = ""  # the claim whose verdict this one takes
-    extracted: str = ""  # the characters in the paper's text, where they cannot be read as numbers
-    experiments: str = ""  # of a setup; braces as in a shell
-    field: str = ""  # of the record's config, or images (in all), nets (held out), rates (fixed ones)
-    deviation: str = ""  # instead of a field: what we do, in words; partly at best
-    text: str = ""
-    claims: str = ""  # ids whose verdicts decide a statement; braces as in a shell
-    compare: list[Compare] = []
-    evidence: str = ""  # the file that shows a written verdict
-    verdict: Verdict | None = None  # beside evidence
-    about: list[str] = []  # ids that a discrepancy concerns
-    decided_by: str = ""
-    finding: str = ""
-    headline: str = ""  # label in the README's table
-    note: str = ""
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Claim":
-        ways = sum(map(bool, (self.claims, self.compare, self.evidence)))
-        if lacks := NEEDS[self.kind] - self.model_fields_set:
-            raise ValueError(f"{self.id}: a {self.kind} needs {', '.join(sorted(lacks))}")
-        if ways != (self.kind == "statement") or bool(self.evidence) != bool(self.verdict):
-            raise ValueError(f"{self.id}: a statement has one of claims, compare, evidence+verdict")
-        return self
-
-
-def load(path: Path = FILE) -> dict[str, Claim]:
-    """id -> claim, in the file's order; a printed std follows its mean as `<id>.std`.
-
-    The file is a list of groups; what stands beside a group's `entries` is the default of each of them.
-    """
-    found = []
-    try:
-        for group in yaml.safe_load(path.read_text(encoding="utf-8")):
-            entries = group.pop("entries")
-            for fields in ({**group, **entry} for entry in entries):
-                found.append(claim := Claim(**fields))
-                if "std" in fields:
-                    how = {"id": f"{claim.id}.std", "kind": "std", "value": claim.std, "std": None,
-                           "metric": f"{claim.metric}.std", "tolerance": (claim.std or 0) / 2, "headline": "",
-                           "rule": "at most" if claim.kind == "result" else "close"}  # fmt: skip
-                    found.append(claim.model_copy(update=how))
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValidationError) as error:
-        raise InputError(f"{path.name} cannot be used: {' '.join(str(error).split())}") from None
-    claims = {claim.id: claim for claim in found}
-    named = {i for c in found for i in (c.same_as or c.id, *expand(c.claims), *c.about)}
-    if odd := sorted(named - claims.keys()) + [c.id for c in found if c is not claims[c.id]]:
-        raise InputError(f"{path.name}: an id is used twice or unknown: {', '.join(odd)}")
-    return claims
+WORDS = {  # of a verdict, on the line that `Judge.line` gives; else the verdict itself
+    Verdict.NOT_REPRODUCED: "FAIL",
+    Verdict.REPRODUCED: "PASS",
+    Verdict.EXCEEDED: "PASS",
+}
+ROUNDING = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING, "close": ROUND_HALF_EVEN}
 
 
 class Unrecorded(LookupError):
     """No record, or a record that does not say."""
 
 
-class Measured(NamedTuple):
-    """Mean and std in percent over n networks, and their values in order."""
-
-    mean: float
-    std: float | None = None
-    n: int = 1
-    values: tuple[float, ...] = ()
-
-    def noise(self, std: float | None, n: int) -> float:
-        return 2 * hypot((self.std or 0) / sqrt(self.n), (std or 0) / sqrt(n))
-
-
-def expand(pattern: str) -> list[str]:
-    """`a-{b,c} d` -> a-b, a-c, d, as in a shell."""
-    words = [[part.split(",") for part in re.split(r"[{}]", word)] for word in pattern.split()]
-    return ["".join(choice) for word in words for choice in product(*word)]
-
-
 class Judge:
-    """Gives verdicts on claims from the records that `find(experiment)` returns (None: there is none)."""
+    """Gives verdicts on claims.
 
-    def __init__(self, find: Callable[[str], Any] | None = None, claims: dict[str, Claim] | None = None):
-        self.claims, self._find = claims or load(), cache(find or records.find)
+    Args:
+        find: the record of an experiment, None where there is none; by default that of
+            `records.find`, at the paper's scale.
+        claims: the claims by id; by default those of claims.yml.
+    """
 
-    def record(self, experiment: str) -> Any:
-        if (record := self._find(experiment)) is None:
+    def __init__(
+        self,
+        find: Callable[[str], Record | None] | None = None,
+        claims: dict[str, Claim] | None = None,
+    ) -> None:
+        self.claims = claims or load()
+        self._find = cache(find or records.find)
+
+    # ---- What the records say
+
+    def record(self, experiment: str) -> Record:
+        """The experiment's record; Unrecorded where there is none."""
+        record = self._find(experiment)
+        if record is None:
             raise Unrecorded(experiment)
         return record
 
-    def measure(self, experiment: str, metric: str = "test_accuracy") -> Measured:
-        """`name` or `name.k` (class k), either with `.std`; a rate `lrs.e.s` or the epoch's mean `lrs.e`."""
-        record, (name, *at) = self.record(experiment), metric.removesuffix(".std").split(".")
-        if name == "lrs":
-            rates = record.distilled.lrs[int(at[0])]
-            return Measured(float(rates[int(at[1])] if at[1:] else sum(rates) / len(rates)))
-        found = record.metrics.get(name, {})
-        both = found.get("mean"), found.get("std")
-        mean, std = (percent(each[int(at[0])] if at and each else each) for each in both)
-        wanted = std if metric.endswith(".std") else mean
-        if wanted is None:
-            raise Unrecorded(f"{experiment}: {metric}")
-        if metric.endswith(".std"):
-            return Measured(wanted)
-        return Measured(wanted, std, found["n"], () if at else tuple(map(percent, found["values"])))
+    def measure(self, experiment: str, metric: str = TEST_ACCURACY) -> Measurement:
+        """What the experiment's record says of a metric, written as in `MetricReference.parse`.
 
-    def verdict(self, claim: Claim) -> str:
-        if claim.evidence:
-            return claim.verdict if (records.PROJECT / claim.evidence).is_file() else "not run"
-        if claim.same_as:
-            return self.verdict(self.claims[claim.same_as])
-        if claim.experiment:
-            ours = _or_none(self.measure, claim.experiment, claim.metric)
-            return "not run" if ours is None else self._number(claim, ours)
-        parts = self._parts(claim)
-        if not any(parts):
-            return "not reproduced" if 0 in parts else "not run"
-        return "reproduced" if all(part == 1 for part in parts) else "partly"
+        Returns:
+            Mean and std in percent; a std or a learned rate (as it is) as a mean alone.
 
-    def _number(self, claim: Claim, ours: Measured) -> str:
-        if claim.value is None:
-            return "no value"
-        d = round(ours.mean - claim.value, 9) * (-1 if claim.rule == "at most" else 1)
-        if claim.kind == "std" and self.verdict(self.claims[claim.id[:-4]]) == "not reproduced":
-            return "not reproduced"
-        if claim.rule == "close":
-            tolerance = claim.tolerance or claim.std or 1
-            holds, half = abs(d) <= tolerance, abs(d) <= 2 * tolerance
-        else:
-            if claim.kind == "result" and d > max(1, ours.noise(claim.std, 200)):
-                return "exceeded"
-            holds, half = d >= 0, d >= -(claim.tolerance or min(claim.std or 2, 5))
-        return "reproduced" if holds else "partly" if half else "not reproduced"
+        Raises:
+            Unrecorded: there is no record, or it does not say.
+        """
+        return self._measurement(f"{experiment}:{metric}")
 
-    def _parts(self, claim: Claim) -> list[float | None]:
-        """1: holds, 0.5: half, 0: fails, None: not run."""
-        if claim.kind == "setup":
-            return [_or_none(self._setup, claim, experiment) for experiment in expand(claim.experiments)]
-        pairs = [(c, *ab) for c in claim.compare for ab in zip(expand(c.a), expand(c.b), strict=True)]
-        score = {"not run": None, "no value": None, "not reproduced": 0, "partly": 0.5}
-        return [_or_none(self._compare, *pair) for pair in pairs] + [
-            score.get(self.verdict(self.claims[i]), 1) for i in expand(claim.claims)]  # fmt: skip
+    def _measurement(self, name: str) -> Measurement:
+        reference = MetricReference.parse(name)
+        record = self.record(reference.experiment)
+        if reference.name == "lrs":
+            return Measurement(_rate(record, reference.index))
+        measurement = _metric(record, reference)
+        if measurement is None:
+            raise Unrecorded(name)
+        return measurement
 
-    def _compare(self, how: Compare, a: str, b: str) -> float:
-        x, *ys = (self.measure(*name.split(":")) for name in (a, *b.split("+")))
-        y = ys[0]
-        if ys[1:]:
-            y = Measured(sum(y.mean for y in ys) / len(ys), hypot(*(y.std or 0 for y in ys)) / len(ys), y.n)
-        d, noise = round(x.mean - y.mean, 9), x.noise(y.std, y.n)
-        if how.within is not None:
-            return 1 if abs(d) <= how.within else 0.5 if abs(d) <= 2 * how.within else 0
-        if len(x.values) == len(y.values) > 1:  # network by network: both records hold them in one order
-            noise = 2 * stdev(p - q for p, q in zip(x.values, y.values, strict=True)) / sqrt(x.n)
-        return 1 if d >= how.by and d > noise else 0.5 if d > 0 else 0
+    # ---- Verdicts
 
-    def _setup(self, claim: Claim, experiment: str) -> float:
-        record = self.record(experiment)
-        said = dict(record.config, nets=next(iter(record.metrics.values()))["n"])
-        said["images"] = said["per_class"] * said["steps"] * 10  # ten classes everywhere
-        tried = record.distillation.get("validation_accuracy_by_rate", {})
-        said["rates"] = [float(rate) for rate in tried if rate != "learned"]
+    def verdict(self, claim: Claim) -> Verdict:
+        """The claim's verdict; a discrepancy's is "not run"."""
+        match claim:
+            case Number():
+                return self._number(claim)
+            case Curve() | Repeat() if claim.same_as:
+                return self.verdict(self.claims[claim.same_as])
+            case Curve():
+                return self._point(claim)
+            case Setup():
+                names = expand(claim.experiments)
+                return rules.all_parts([self._found_again(claim, name) for name in names])
+            case Statement():
+                return self._statement(claim)
+        return Verdict.NOT_RUN
+
+    def _number(self, claim: Number) -> Verdict:
+        try:
+            ours = self.measure(claim.experiment, claim.metric)
+        except Unrecorded:
+            return Verdict.NOT_RUN
+        verdict = rules.number(claim, ours)
+        if isinstance(claim, Std):
+            return rules.standard_deviation(self.verdict(self.claims[claim.mean]), verdict)
+        return verdict
+
+    def _point(self, claim: Curve) -> Verdict:
+        try:
+            self.measure(claim.experiment, claim.metric)
+        except Unrecorded:
+            return Verdict.NOT_RUN
+        return Verdict.NO_VALUE
+
+    def _found_again(self, claim: Setup, experiment: str) -> Verdict:
+        try:
+            record = self.record(experiment)
+        except Unrecorded:
+            return Verdict.NOT_RUN
         if claim.deviation:
-            return 0.5
-        return float(said[claim.field] == claim.value)
+            return Verdict.PARTLY
+        return rules.equal(_setting(record, claim.field), claim.value)
+
+    def _statement(self, claim: Statement) -> Verdict:
+        if claim.verdict:
+            is_shown = (records.PROJECT / claim.evidence).is_file()
+            return claim.verdict if is_shown else Verdict.NOT_RUN
+        parts = [
+            self._comparison(comparison, a, others)
+            for comparison in claim.compare
+            for a, others in comparison.pairs()
+        ]
+        parts += [self.verdict(self.claims[name]) for name in expand(claim.claims)]
+        return rules.all_parts(parts)
+
+    def _comparison(self, comparison: Comparison, name: str, others: list[str]) -> Verdict:
+        try:
+            a = self._measurement(name)
+            b = rules.mean_of([self._measurement(other) for other in others])
+        except Unrecorded:
+            return Verdict.NOT_RUN
+        return rules.comparison(comparison, a, b)
+
+    # ---- What the reader sees
 
     def row(self, claim: Claim) -> dict[str, str]:
         """One line of the table."""
-        number, verdict = self.claims.get(claim.same_as, claim), self.verdict(claim)
+        answer = self._answer(claim)
+        verdict = self.verdict(claim)
         ours = ""
-        if number.experiment and verdict != "not run":
-            ours = shown(self.measure(number.experiment, number.metric), number)
-        paper = "not printed" if claim.kind == "curve" else "unreadable"
-        if number.value is not None:
-            values = number.value if isinstance(number.value, list) else [number.value]
-            paper = ", ".join(f"{value:g}" for value in values) + (f" ± {number.std:g}" if number.std else "")
-        return {"id": claim.id, "place": claim.place, "kind": claim.kind, "paper": claim.text or paper,
-                "ours": ours, "verdict": verdict, "beside": self._beside(number)}  # fmt: skip
+        if isinstance(answer, Number | Curve) and verdict is not Verdict.NOT_RUN:
+            ours = shown(self.measure(answer.experiment, answer.metric), answer)
+        return {
+            "id": claim.id,
+            "place": claim.place,
+            "kind": claim.kind,
+            "paper": answer.printed,
+            "ours": ours,
+            "verdict": verdict.value,
+            "beside": self._beside(answer),
+        }
 
     def line(self, name: str) -> str:
-        """One claim's verdict and rule on a line that is the same on every machine with the same records."""
-        number = self.claims.get(self.claims[name].same_as, self.claims[name])
-        verdict = self.verdict(number)
-        word = "PASS" if verdict in ("reproduced", "exceeded") else "FAIL" if verdict == "not reproduced" else verdict
-        if number.value is None:
-            return f"{name} {word} ({number.text or 'no value printed'})"
-        return f"{name} {word} (paper {number.value:g}, {number.rule} {number.value:g})"
+        """A claim's verdict and rule, the same on every machine with the same records."""
+        answer = self._answer(self.claims[name])
+        verdict = self.verdict(answer)
+        return f"{name} {WORDS.get(verdict, verdict)} ({answer.criterion})"
+
+    def _answer(self, claim: Claim) -> Claim:
+        """The claim whose verdict this one takes, mostly itself."""
+        if isinstance(claim, Curve | Repeat):
+            return self.claims.get(claim.same_as, claim)
+        return claim
 
     def _beside(self, claim: Claim) -> str:
-        """What a reader must know: another copy of the data, a pool of networks smaller than the paper's."""
-        sides = [side for c in claim.compare for side in expand(c.a) + expand(c.b.replace("+", " "))]
-        names = expand(claim.experiments) + [side.split(":")[0] for side in sides] + [claim.experiment]
-        names += [self.claims[i].experiment for i in expand(claim.claims)]
-        facts = [claim.deviation, claim.evidence]
-        for record in filter(None, map(self._find, filter(None, names))):
-            pool = record.config.get("pool") or 2000
-            facts += [COPIES.get(name) for name in (record.data["name"], record.config.get("source"))]
-            facts += [f"pool of {pool} networks" if pool < 2000 else None]
-            facts.append("one init, one seed" if record.config.get("fixed") else None)
+        """What a reader must know: a deviation, where a written verdict is shown, another copy of
+        the data, a pool of networks smaller than the paper's."""
+        facts = []
+        if isinstance(claim, Setup):
+            facts.append(claim.deviation)
+        if isinstance(claim, Statement):
+            facts.append(claim.evidence)
+        for experiment in self._experiments(claim):
+            record = self._find(experiment)
+            if record is not None:
+                facts += _particulars(record)
         return ", ".join(dict.fromkeys(filter(None, facts)))
 
+    def _experiments(self, claim: Claim) -> list[str]:
+        """The experiments that answer a claim."""
+        match claim:
+            case Number():
+                return [claim.experiment]
+            case Curve() if claim.experiment:
+                return [claim.experiment]
+            case Setup():
+                return expand(claim.experiments)
+            case Statement():
+                names = [name for comparison in claim.compare for name in comparison.references()]
+                experiments = [MetricReference.parse(name).experiment for name in names]
+                for other in expand(claim.claims):
+                    experiments += self._experiments(self.claims[other])
+                return experiments
+        return []
 
-def _or_none(function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except Unrecorded:
+
+def _rate(record: Record, index: tuple[int, ...]) -> float:
+    """A learned rate by epoch and step, or by epoch alone the mean over its steps."""
+    epoch, *step = index
+    rates = record.distilled.lrs[epoch]
+    if step:
+        return float(rates[step[0]])
+    return float(sum(rates) / len(rates))
+
+
+def _metric(record: Record, reference: MetricReference) -> Measurement | None:
+    """The metric's mean with its std and values, or its std alone; None where there is none."""
+    metric = record.metrics.get(reference.name)
+    if metric is None:
         return None
+    mean = _percent_at(metric["mean"], reference.index)
+    std = _percent_at(metric["std"], reference.index)
+    wanted = std if reference.of_std else mean
+    if wanted is None:
+        return None
+    if reference.of_std:
+        return Measurement(wanted)
+    if reference.index:  # a class's values are not compared network by network
+        return Measurement(wanted, std, metric["n"])
+    values = cast(list[float], metric["values"])
+    return Measurement(wanted, std, metric["n"], tuple(percent(value) for value in values))
 
 
-def percent(fraction: float | None) -> float | None:
-    return None if fraction is None else round(100 * fraction, 9)  # far finer than one image in 200 networks
+def _percent_at(fractions: Any, index: tuple[int, ...]) -> float | None:
+    """A metric's number in percent, or that of the class at `index`; None where there is none."""
+    if fractions is None:
+        return None
+    for position in index:
+        fractions = fractions[position]
+    return percent(fractions)
 
 
-def shown(ours: Measured, claim: Claim) -> str:
-    """Our number to two decimals, rounded against us: down where higher is better, up where lower is."""
+def percent(fraction: float) -> float:
+    """100 times as much, without the noise of floating point."""
+    return round(100 * fraction, rules.DECIMALS)
+
+
+def _setting(record: Record, field: str) -> object:
+    """A setting as the record has it: images in all, held-out nets, fixed rates, or by its name in
+    the configuration."""
+    if field == "images":
+        return record.config["per_class"] * record.config["steps"] * CLASSES
+    if field == "nets":
+        first = next(iter(record.metrics.values()))
+        return first["n"]
+    if field == "rates":
+        tried = record.distillation.get("validation_accuracy_by_rate", {})
+        return [float(rate) for rate in tried if rate != "learned"]
+    return record.config[field]
+
+
+def _particulars(record: Record) -> list[str]:
+    """What sets a record apart from the paper's experiment."""
+    facts = []
+    for dataset in (record.data["name"], record.config.get("source")):
+        if dataset in COPIES:
+            facts.append(COPIES[dataset])
+    pool = record.config.get("pool")
+    if pool and pool < PAPER_POOL:
+        facts.append(f"pool of {pool} networks")
+    if record.config.get("fixed"):
+        facts.append("one init, one seed")
+    return facts
+
+
+def shown(ours: Measurement, claim: Number | Curve) -> str:
+    """Our number to two decimals, rounded against us: down where higher is better, up where lower
+    is; a rate to six."""
     if claim.metric.startswith("lrs"):
         return f"{ours.mean:.6f}"
-    towards = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING}.get(claim.rule, ROUND_HALF_EVEN)
-    spread = "" if ours.std is None else f" ± {records.rounded(ours.std, ROUND_CEILING)}"
-    return records.rounded(ours.mean, towards) + spread
+    mean = records.rounded(ours.mean, ROUNDING[claim.rule])
+    if ours.std is None:
+        return mean
+    return f"{mean} ± {records.rounded(ours.std, ROUND_CEILING)}"
+
+
+# ---- Tables
 
 
 def table(judge: Judge) -> pd.DataFrame:
-    """A row for each claim: id, place, kind, paper, ours, verdict, beside. Discrepancies have no verdict."""
-    return pd.DataFrame([judge.row(claim) for claim in judge.claims.values() if claim.kind != "discrepancy"])
+    """A row for each claim but discrepancies, which have no verdict: id, place, kind, paper, ours,
+    verdict, beside."""
+    claims = judge.claims.values()
+    return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
 
 
 def discrepancies() -> pd.DataFrame:
     """Where the paper's parts, its page and its code disagree, what decides and what came of it."""
-    said = ["place", "text", "decided_by", "finding"]
-    return pd.DataFrame([{n: getattr(c, n) for n in said} for c in load().values() if c.kind == "discrepancy"])
+    columns = ["place", "text", "decided_by", "finding"]
+    found = [claim for claim in load().values() if isinstance(claim, Discrepancy)]
+    return pd.DataFrame([{name: getattr(claim, name) for name in columns} for claim in found])
 
 
 def headlines(judge: Judge) -> pd.DataFrame:
-    """The README's table of paper against ours."""
-    rows = [judge.row(c) | {"result": c.headline} for c in judge.claims.values() if c.headline]
-    return pd.DataFrame(rows)[["result", "paper", "ours", "verdict", "beside"]]
+    """The README's table of paper against ours: result, paper, ours, verdict, beside."""
+    rows = []
+    for claim in judge.claims.values():
+        if isinstance(claim, Result) and claim.headline:
+            rows.append(judge.row(claim) | {"result": claim.headline})
+    return pd.DataFrame(rows, columns=["result", "paper", "ours", "verdict", "beside"])
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each kind have each verdict, best first."""
-    return pd.crosstab(frame["kind"], frame["verdict"]).reindex(columns=get_args(Verdict)[::-1], fill_value=0)
+    best_first = [verdict.value for verdict in reversed(Verdict)]
+    return pd.crosstab(frame["kind"], frame["verdict"]).reindex(columns=best_first, fill_value=0)
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A markdown table without the index."""
-    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.astype(str).values.tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    """A Markdown table without the index."""
+    rows = [list(frame.columns), ["---"] * frame.shape[1]]
+    rows += frame.astype(str).values.tolist()
+    return "\n".join(_markdown_row(row) for row in rows)
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"

@@ -1,4 +1,5 @@
-"""A slider over drawn frames that works in the static page: only links made in the browser, no kernel."""
+"""A slider over drawn frames that works in the static page: only links made in the browser, no
+kernel."""
 
 import base64
 import html
@@ -9,28 +10,41 @@ import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+DPI = 110
+
 
 def frames(label: str, frames: Iterable[tuple[str, str, Figure]]) -> ipywidgets.VBox:
-    """A slider named `label` that shows one of the frames (caption, alt, figure) at a time.
+    """A slider that shows one of the frames at a time.
 
-    The figures are drawn to PNG once and closed. Print the most telling frame as a static figure before
-    the widget: a reader without scripts sees that one only. No Play button: the theme's icon script
-    replaces its icon, and the button then fails at each change.
+    Print the most telling frame as a static figure before the widget: a reader without scripts sees
+    that one only. No Play button: the theme's icon script replaces its icon, and the button then
+    fails at each change.
+
+    Args:
+        label: the slider's name.
+        frames: caption, alternative text and figure of each; figures are drawn to PNG once and
+            closed.
+
+    Raises:
+        ValueError: a frame has no alternative text.
     """
     pages = [ipywidgets.HTML(page(*frame)) for frame in frames]
-    slider = ipywidgets.IntSlider(max=len(pages) - 1, description=label, style={"description_width": "initial"})
+    style = {"description_width": "initial"}
+    slider = ipywidgets.IntSlider(max=len(pages) - 1, description=label, style=style)
     stack = ipywidgets.Stack(pages, selected_index=0)
     ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
     return ipywidgets.VBox([slider, stack])
 
 
 def page(caption: str, alt: str, figure: Figure) -> str:
-    """One frame as HTML that carries its picture, with alternative text for readers who cannot see it."""
+    """One frame as HTML that carries its picture, with an alternative text for readers who cannot
+    see it."""
     if not alt.strip():
         raise ValueError(f"the frame {caption!r} needs an alternative text")
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight")
     plt.close(figure)
-    data = base64.b64encode(png.getvalue()).decode()
-    picture = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width: 100%">'
-    return f'<figure style="margin: 0">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
+    source = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    picture = f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'
+    text = f"<figcaption>{html.escape(caption)}</figcaption>"
+    return f'<figure style="margin: 0">{picture}{text}</figure>'

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RandomReal(Drawn):
-    """Stores no image: they are drawn again from the seed. Their learning rates are in the record."""
+    """Stores no image: they are drawn again from the seed. The record has their learning rates."""
 
     title = "random real images"
     stores_images = False

@@ -1,0 +1,200 @@
+"""The book executes only what changed, shows what there is, and finds what is wrong with a page."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from ddcore.errors import InputError
+from ddcore.paper import notebooks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("html", "complaints"),
+        [
+            pytest.param(
+                '<img src="a.png" alt="ten digits"><script src="a.js"></script>', [], id="good"
+            ),
+            pytest.param(
+                '<img src="a.png">',
+                ["page.html: a picture has no alternative text: a.png"],
+                id="a picture without a text",
+            ),
+            pytest.param(
+                '<img src="a.png" alt="a.png">',
+                ["page.html: a picture has no alternative text: a.png"],
+                id="a file's name for a text",
+            ),
+            pytest.param(
+                '<script src="https://example.org/a.js"></script>',
+                ["page.html: it loads https://example.org/a.js from outside"],
+                id="a script from outside",
+            ),
+            pytest.param(
+                '<link rel="stylesheet" href="//example.org/a.css">',
+                ["page.html: it loads //example.org/a.css from outside"],
+                id="a style from outside",
+            ),
+            pytest.param('<a href="https://example.org">fine</a>', [], id="a link to outside"),
+            pytest.param('<link rel="canonical" href="https://example.org">', [], id="a relation"),
+        ],
+    )
+    def test_a_page(self, build, tmp_path, html, complaints):
+        (tmp_path / "page.html").write_text(html)
+        assert build.check(tmp_path) == complaints
+
+    def test_a_heavy_page(self, build, tmp_path):
+        (tmp_path / "heavy.html").write_text("x" * (build.PAGE_LIMIT + 1))
+        (complaint,) = build.check(tmp_path)
+        assert complaint.startswith("heavy.html: 3,000,001 bytes")
+
+    def test_pages_in_their_order(self, build, tmp_path):
+        for name in ("b", "a"):
+            (tmp_path / f"{name}.html").write_text('<img src="a.png">')
+        assert [complaint[:6] for complaint in build.check(tmp_path)] == ["a.html", "b.html"]
+
+
+class TestExecution:
+    @pytest.fixture
+    def project(self, build, tmp_path, monkeypatch):
+        """A project with two notebooks and a package, in place of this one."""
+        monkeypatch.setattr(build, "BUILD", tmp_path / "_build")
+        monkeypatch.setattr(build, "ROOT", tmp_path)
+        monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
+        monkeypatch.setenv("DDCORE_DATA", str(tmp_path / "data"))
+        monkeypatch.delenv("DDCORE_RESULTS", raising=False)
+        for folder in ("notebooks", "ddcore/paper", "results/fig2a/key"):
+            (tmp_path / folder).mkdir(parents=True)
+        for name in ("a", "b"):
+            nbformat.write(new_notebook(), tmp_path / "notebooks" / f"{name}.ipynb")
+        return tmp_path
+
+    @pytest.fixture
+    def executed(self, build, project, monkeypatch):
+        """Execute what changed; the names of the notebooks that ran."""
+        names = []
+
+        def run(name, overrides, out, *, limit):
+            names.append(name)
+            out.write_text("{}")
+
+        monkeypatch.setattr(notebooks, "run", run)
+
+        def execute():
+            names.clear()
+            assert build.execute_all() == ["a", "b"]
+            return list(names)
+
+        assert execute() == ["a", "b"]
+        return execute
+
+    def test_nothing_changed(self, executed):
+        assert executed() == []
+
+    def test_a_notebook_changed(self, executed, project):
+        changed = new_notebook(cells=[new_code_cell("1")])
+        nbformat.write(changed, project / "notebooks" / "b.ipynb")
+        assert executed() == ["b"]
+        assert executed() == []
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param("ddcore/code.py", id="code"),
+            pytest.param("ddcore/paper/claims.yml", id="the claims"),
+            pytest.param("constraints.txt", id="the pins"),
+            pytest.param("results/fig2a/key/record.json", id="a record"),
+            pytest.param("data/MNIST", id="the data present"),
+        ],
+    )
+    def test_what_all_notebooks_follow_from(self, executed, project, name):
+        file = project / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("1")
+        assert executed() == ["a", "b"]
+        assert executed() == []
+        file.write_text("23")
+        assert executed() == ["a", "b"]
+
+    def test_other_files_do_not_matter(self, executed, project):
+        (project / "README.md").write_text("1")
+        assert executed() == []
+
+    def test_a_copy_without_its_notebook_goes(self, executed, project):
+        old = project / "_build" / "executed" / "old.ipynb"
+        old.write_text("{}")
+        executed()
+        assert not old.exists()
+
+
+class TestRunTable:
+    @pytest.fixture
+    def there(self, build, monkeypatch):
+        """The list of records that there are, empty at first."""
+        there = []
+        monkeypatch.setattr(build.records, "everywhere", lambda: there)
+        return there
+
+    @pytest.fixture
+    def executed(self):
+        timed = {"papermill": {"duration": 2.5}}
+        cells = [
+            new_markdown_cell("# A title"),
+            new_code_cell("", metadata={"tags": ["live"], **timed}),
+            new_code_cell("", metadata={"tags": ["record:fig*"], **timed}),
+        ]
+        notebook = new_notebook(cells=cells, metadata={"papermill": {"duration": 6.0}})
+        return {"a.ipynb": nbformat.from_dict(notebook)}
+
+    def record(self, experiment):
+        return SimpleNamespace(
+            folder=Path(experiment) / "key",
+            accuracy="95.31",
+            environment={
+                "device": "cpu",
+                "seconds": 1234.5,
+                "torch": "2",
+                "commit": "a" * 40,
+                "dirty": True,
+            },
+            data={"name": "mnist"},
+        )
+
+    def test_a_tag_that_names_no_record_is_refused(self, build, there, executed):
+        with pytest.raises(InputError, match=r"record:fig\*"):
+            build.run_table(executed)
+
+    def test_live_and_recorded(self, build, there, executed):
+        there.append(self.record("fig2a"))
+        lines = build.run_table(executed).splitlines()
+        assert "| [A title](notebooks/a.ipynb) | 2.5 | 6.0 | fig* |" in lines
+
+    def test_records_shown_by_a_notebook_or_not(self, build, there, executed):
+        there += [self.record("fig2a"), self.record("table1")]
+        lines = build.run_table(executed).splitlines()
+        for experiment in ("fig2a", "table1"):
+            row = f"| {experiment} | 95.31 | cpu | 1,234 | 2 | aaaaaaaaaa-and-changes | mnist |"
+            assert row in lines
+
+
+class TestClaimsTable:
+    def test_counts_claims_and_discrepancies(self, build):
+        counts, claims, discrepancies = build.claims_table().split("\n\n")
+        assert counts.startswith("| kind | exceeded | reproduced | partly |")
+        assert claims.startswith("| id | paper | ours | verdict | beside |")
+        assert "| fig2a.<wbr>accuracy | 93.76 |" in claims
+        assert discrepancies.startswith("| place | text | decided_by | finding |")
