@@ -114,9 +114,9 @@ class Recipe:
 class OuterState:
     """What one outer step leaves for the next.
 
-    learned: images, raw learning rates and soft labels; first, second: Adam's running means of
-    their gradient and of its square, over `updates` updates; mean: the running mean of `learned`,
-    where one is kept; labels: the distilled data that `learned` belongs to.
+    template: distilled data with the labels and what else stays; learned: images, raw learning
+    rates and soft labels; first, second: Adam's running means of their gradient and of its square,
+    over `updates` updates; mean: the running mean of `learned`, where one is kept.
     """
 
     template: DistilledData
@@ -146,32 +146,39 @@ class OuterState:
         return {"accuracy": self.learned, "accuracy_of_mean": self.mean}
 
 
+class Samples(NamedTuple):
+    """theta_0 [J, P] of an outer step and the networks' real images and labels."""
+
+    theta: Tensor
+    batch: tuple[Tensor, Tensor]
+
+
 def outer_step(
     state: OuterState,
-    samples: "Samples",
+    samples: Samples,
     gradient_of: Callable[..., tuple[Tensor, DistilledData]],
     recipe: Recipe,
     pace: float,
 ) -> tuple[OuterState, float]:
-    """Lines 3 to 9 of Algorithm 1: the state after one outer step, and the mean loss before it.
+    """Lines 3 to 9 of Algorithm 1.
 
-    gradient_of(distilled, theta_0, batch) is `meta_gradient` of a network and an objective; pace
-    is the factor on the step sizes.
+    Args:
+        samples: J initial weights and their real images, drawn by `samples_of_steps`.
+        gradient_of: (distilled, theta_0, batch) -> losses [J] and the gradient of their mean:
+            `meta_gradient` of a network and an objective.
+        pace: the factor on the step sizes.
+
+    Returns:
+        The state after this step, and the mean loss before it.
     """
     theta_0, batch = samples  # lines 3 and 4: J initial weights and their real images
     distilled = state.distilled()
     losses, gradients = gradient_of(distilled, theta_0, batch)  # lines 5 to 8: eq. 2, 3 and 8
     loss, gradient = mean_of_samples(losses, gradients, recipe.samples)  # eq. 4
     gradient = clipped(gradient, recipe.clip)
-    raw_gradient = gradient._replace(lrs=gradient.lrs * torch.sigmoid(state.learned.lrs))
+    d_softplus = torch.sigmoid(state.learned.lrs)  # learning rate = softplus(raw)
+    raw_gradient = gradient._replace(lrs=gradient.lrs * d_softplus)
     return adam_step(state, raw_gradient, recipe, pace), loss.item()  # line 9
-
-
-class Samples(NamedTuple):
-    """theta_0 [J, P] of an outer step and the networks' real images and labels."""
-
-    theta: Tensor
-    batch: tuple[Tensor, Tensor]
 
 
 def mean_of_samples(
