@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddcore.accuracy import evaluate as evaluate
-    from ddcore.algorithm import Distillation as Distillation
-    from ddcore.algorithm import Recipe as Recipe
     from ddcore.algorithm import distill as distill
     from ddcore.datasets import Dataset as Dataset
     from ddcore.datasets import load as load
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from ddcore.networks import Network as Network
     from ddcore.networks import as_network as as_network
     from ddcore.networks import generator as generator
+    from ddcore.progress import Distillation as Distillation
+    from ddcore.recipe import Recipe as Recipe
     from ddcore.unroll import cross_entropy as cross_entropy
     from ddcore.unroll import forward_step as forward_step
     from ddcore.unroll import meta_gradient as meta_gradient
@@ -34,10 +34,12 @@ from ddcore.errors import InputError, MachineError
 
 _MODULES = {
     "accuracy": ["evaluate"],
-    "algorithm": ["Distillation", "Recipe", "distill"],
+    "algorithm": ["distill"],
     "datasets": ["Dataset", "load"],
     "distilled": ["DistilledData"],
     "networks": ["AlexCifarNet", "LeNet", "Network", "as_network", "generator"],
+    "progress": ["Distillation"],
+    "recipe": ["Recipe"],
     "unroll": ["cross_entropy", "forward_step", "meta_gradient"],
     "use": ["load_distilled", "network_of", "train_on"],
 }

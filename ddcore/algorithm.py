@@ -15,13 +15,12 @@ import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,7 +28,8 @@ from ddcore.accuracy import evaluate
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, Learned, class_major
 from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
-from ddcore.progress import Checkpoint, Distillation, Run
+from ddcore.progress import Checkpoint, Distillation, OuterState, Run
+from ddcore.recipe import Recipe
 from ddcore.runtime import process, value_of_first_process
 from ddcore.unroll import (
     EAGER,
@@ -41,109 +41,10 @@ from ddcore.unroll import (
     train,
 )
 
-WARM_UP = 20  # outer steps
 BETAS = (0.5, 0.999)  # of Adam, as in the paper's code
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the outer loop runs. The defaults differ from the settings of the paper's code,
-    `Recipe.faithful()`, in this:
-
-    - images start as normal noise of standard deviation `noise` instead of 1;
-    - every network has a real batch of its own, of `batch` images drawn independently, instead of
-      one common batch of 1,024 images;
-    - the mean meta-gradient is clipped so that its image part has a norm of `clip` at most (the
-      learning rates by the same factor, soft labels not at all);
-    - Adam's steps are `image_rate`, `raw_rate` and `label_rate` instead of 0.01 for all; they rise
-      along a line for 20 outer steps and then fall to zero along another, instead of being halved
-      every tenth of the run;
-    - the images that were best on the validation split are returned, instead of the last ones (with
-      `average`, a running mean of images and learning rates is compared too); a loss that explodes
-      or is not finite is answered by going back to them with half the step size;
-    - several networks per outer step for random inits, and far fewer outer steps (the paper: about
-      23,600 on MNIST).
-
-    In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and
-    5,000 training images (of a small set a tenth) are held out for validation.
-    """
-
-    iterations: int = 500  # outer steps
-    samples: int = 4  # J, networks per outer step
-    batch: int = 256  # real images per network
-    image_rate: float = 0.03  # Adam's step size, per pixel in normalised space
-    raw_rate: float = 0.01  # Adam's step size of the raw learning rates
-    label_rate: float = 0.03  # Adam's step size of soft labels
-    first_lr: float = 0.02  # where every learning rate starts
-    noise: float = 0.2
-    clip: float = 0.1  # 0: never
-    checks: int = 25  # looks at the validation split; 0: none, the last images are taken
-    average: float = 0.0  # weight of the past in the running mean; 0: none is kept
-    common_batch: bool = False
-    halving: bool = False
-
-    @staticmethod
-    def faithful(iterations: int = 23_600, first_lr: float = 0.02) -> "Recipe":
-        """The settings of the paper's code (first_lr: 0.001 on CIFAR-10)."""
-        return Recipe(
-            iterations=iterations,
-            samples=1,
-            batch=1024,
-            image_rate=0.01,
-            raw_rate=0.01,
-            label_rate=0.01,
-            first_lr=first_lr,
-            noise=1.0,
-            clip=0.0,
-            checks=0,
-            common_batch=True,
-            halving=True,
-        )
-
-    def schedule(self, k: int) -> float:
-        """The factor on Adam's step sizes at outer step k (from 0)."""
-        if self.halving:
-            return 0.5 ** (10 * k // self.iterations)
-        return min(1.0, (k + 1) / WARM_UP) * (1 - k / self.iterations)
-
-
 # One outer step
-
-
-@dataclass(frozen=True)
-class OuterState:
-    """What one outer step leaves for the next.
-
-    template: distilled data with the labels and what else stays; learned: images, raw learning
-    rates and soft labels; first, second: Adam's running means of their gradient and of its square,
-    over `updates` updates; mean: the running mean of `learned`, where one is kept.
-    """
-
-    template: DistilledData
-    learned: Learned
-    first: Learned
-    second: Learned
-    updates: int = 0
-    mean: Learned | None = None
-
-    @staticmethod
-    def start(distilled: DistilledData, recipe: Recipe) -> "OuterState":
-        raw = distilled.lrs.expm1().log()  # softplus(raw) = learning rate
-        learned = distilled.learned()._replace(lrs=raw).map(torch.clone)
-        zeros = learned.map(torch.zeros_like)
-        mean = learned if recipe.average else None
-        return OuterState(distilled, learned, zeros, zeros, mean=mean)
-
-    def distilled(self, learned: Learned | None = None) -> DistilledData:
-        """The distilled data of these or of other learned tensors."""
-        learned = (learned or self.learned).map(torch.clone)
-        return self.template.with_learned(learned._replace(lrs=F.softplus(learned.lrs)))
-
-    def candidates(self) -> dict[str, Learned]:
-        """What is compared on the validation split: the last images, and their running mean."""
-        if self.mean is None:
-            return {"accuracy": self.learned}
-        return {"accuracy": self.learned, "accuracy_of_mean": self.mean}
 
 
 class Samples(NamedTuple):

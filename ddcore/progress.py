@@ -1,5 +1,5 @@
-"""Where a distillation is: the best images so far, the way back from divergence, and a checkpoint
-that a killed run goes on from."""
+"""Where a distillation is: what an outer step leaves for the next, the best images so far, the way
+back from divergence, and a checkpoint that a killed run goes on from."""
 
 import json
 import math
@@ -8,10 +8,11 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,15 +20,49 @@ from torch import Tensor
 from ddcore.distilled import DistilledData, Learned
 from ddcore.errors import MachineError
 from ddcore.files import whole
+from ddcore.recipe import Recipe
 from ddcore.runtime import process
-
-if TYPE_CHECKING:
-    from ddcore.algorithm import OuterState, Recipe
 
 CHECKPOINT_SECONDS = 10.0
 EXPLODED = 1e4  # a loss so many times the one at the last validation, or not finite, has diverged
 ROLLBACKS = 5  # how often that is answered by the best images and half the step size
 GROUPS = ("learned", "first", "second", "mean")  # of a state's tensors
+
+
+@dataclass(frozen=True)
+class OuterState:
+    """What one outer step leaves for the next.
+
+    template: distilled data with the labels and what else stays; learned: images, raw learning
+    rates and soft labels; first, second: Adam's running means of their gradient and of its square,
+    over `updates` updates; mean: the running mean of `learned`, where one is kept.
+    """
+
+    template: DistilledData
+    learned: Learned
+    first: Learned
+    second: Learned
+    updates: int = 0
+    mean: Learned | None = None
+
+    @staticmethod
+    def start(distilled: DistilledData, recipe: Recipe) -> "OuterState":
+        raw = distilled.lrs.expm1().log()  # softplus(raw) = learning rate
+        learned = distilled.learned()._replace(lrs=raw).map(torch.clone)
+        zeros = learned.map(torch.zeros_like)
+        mean = learned if recipe.average else None
+        return OuterState(distilled, learned, zeros, zeros, mean=mean)
+
+    def distilled(self, learned: Learned | None = None) -> DistilledData:
+        """The distilled data of these or of other learned tensors."""
+        learned = (learned or self.learned).map(torch.clone)
+        return self.template.with_learned(learned._replace(lrs=F.softplus(learned.lrs)))
+
+    def candidates(self) -> dict[str, Learned]:
+        """What is compared on the validation split: the last images, and their running mean."""
+        if self.mean is None:
+            return {"accuracy": self.learned}
+        return {"accuracy": self.learned, "accuracy_of_mean": self.mean}
 
 
 class Distillation(NamedTuple):
@@ -67,8 +102,8 @@ class Run:
 
     def __init__(
         self,
-        state: "OuterState",
-        recipe: "Recipe",
+        state: OuterState,
+        recipe: Recipe,
         checkpoint: Checkpoint | None = None,
         arguments: str = "",
     ):
@@ -232,7 +267,7 @@ class Run:
         return tensors
 
     def _set_tensors(self, tensors: dict[str, Tensor]) -> None:
-        def state_from(prefix: str, old: "OuterState") -> "OuterState":
+        def state_from(prefix: str, old: OuterState) -> OuterState:
             groups = {}
             for group in GROUPS:
                 start = f"{prefix}{group}."

@@ -212,14 +212,13 @@ class TestModules:
             pytest.param(nn.BatchNorm2d(1), "contains BatchNorm2d", id="batch statistics"),
             pytest.param(nn.Dropout(), "contains Dropout", id="dropout"),
             pytest.param(
-                nn.InstanceNorm2d(1, track_running_stats=True), "BatchNorm|buffers", id="buffers"
+                nn.InstanceNorm2d(1, track_running_stats=True), "has buffers", id="buffers"
             ),
         ],
     )
     def test_one_whose_output_is_no_function_of_its_parameters_is_refused(self, layer, said):
-        with pytest.raises(InputError, match=f"Sequential (contains|has) .*|{said}") as refusal:
+        with pytest.raises(InputError, match=f"Sequential {said}"):
             ModuleStack(nn.Sequential(layer, nn.Flatten(), nn.Linear(784, 10)))
-        assert "without batch statistics" in str(refusal.value) or "buffers" in str(refusal.value)
 
 
 class TestNames:
@@ -231,7 +230,7 @@ class TestNames:
         ("call", "said"),
         [
             pytest.param(lambda: as_network("resnet"), "unknown network 'resnet'", id="name"),
-            pytest.param(lambda: as_network("lenett"), "did you mean lenet?", id="near name"),
+            pytest.param(lambda: as_network("lenett"), r"did you mean lenet\?", id="near name"),
             pytest.param(lambda: LeNet(1, 27), "28x28 or 32x32, not 27x27", id="lenet's size"),
             pytest.param(lambda: AlexCifarNet(3, 28), "32x32, not 28x28", id="alexcifarnet's size"),
         ],

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments import methods
 from ddcore.experiments.config import RECIPE_FIELDS, Config, parse_override
+from ddcore.recipe import Recipe
 from ddcore.registry import source
 
 FILE = Path(__file__).with_name("experiments.yml")
@@ -174,8 +175,6 @@ def _refuse_meaningless(name: str, config: Config, values: dict[str, Any]) -> No
 
 def _paper_settings(config: Config, dataset: str, iterations: int | None) -> dict[str, Any]:
     """The settings of the paper's code, for as many outer steps (None: as the paper took)."""
-    from ddcore.algorithm import Recipe
-
     entry = source(dataset)
     recipe = Recipe.faithful(iterations or entry.paper_iterations, entry.paper_first_lr)
     changes = {name: getattr(recipe, name) for name in RECIPE_FIELDS}

@@ -6,17 +6,16 @@ change the default or the name of a field.
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from dataclasses import fields
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments import methods
 from ddcore.files import absolute
+from ddcore.recipe import Recipe
 from ddcore.registry import ARCHITECTURES, DATASETS, INIT_LAWS
-
-if TYPE_CHECKING:
-    from ddcore.algorithm import Recipe
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
 
@@ -111,17 +110,12 @@ class Config(BaseModel):
         return self.model_copy(update={"images": "distilled", "fixed": True, "nets": 1})
 
     @property
-    def recipe(self) -> "Recipe":
-        from ddcore.algorithm import Recipe
-
+    def recipe(self) -> Recipe:
         settings = {name: getattr(self, name) for name in RECIPE_FIELDS}
         return Recipe(**settings, common_batch=self.faithful, halving=self.faithful)
 
 
-RECIPE_FIELDS = (
-    *("iterations", "samples", "batch", "image_rate", "raw_rate", "label_rate", "first_lr"),
-    *("noise", "clip", "checks", "average"),
-)
+RECIPE_FIELDS = [field.name for field in fields(Recipe) if field.name in Config.model_fields]
 OVERRIDES = (  # what -p may name
     *("dataset", "network", "init", "steps", "epochs", "per_class", "samples", "batch"),
     *("iterations", "seed", "nets", "soft_labels", "faithful", "source", "attacked", "target"),

@@ -62,7 +62,7 @@ class TestUntouched:
     def test_a_fixed_init_is_one_network(self, record):
         assert verify(records.find("tiny"), 99).line.endswith("n = 1)")
 
-    def test_missing_data_is_no_failure(self, edit, pictures, record):
+    def test_missing_data_is_no_failure(self, edit):
         """It says nothing about the record, so it is bad input."""
         edit(lambda c: c["config"].update(dataset="mnist"))
         with pytest.raises(InputError, match="mnist is not there"):

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ddcore.accuracy import evaluate
-from ddcore.algorithm import Checkpoint, distill
+from ddcore.algorithm import distill
 from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import TOGETHER, Made, Method, Task, Trained
+from ddcore.progress import Checkpoint
 from ddcore.unroll import train_in_float64
 
 if TYPE_CHECKING:
