@@ -144,7 +144,7 @@ def textbook(
 def differentiable_optimiser(
     network: Network, distilled: DistilledData, theta: torch.Tensor, batch
 ) -> torch.Tensor:
-    """The same with `higher`, which keeps a differentiable copy of a module and of its optimiser."""
+    """The same with `higher`, which keeps differentiable copies of a module and its optimiser."""
     module, total = textbook_module(network).to(theta), 0
     images, lrs = (t.clone().requires_grad_() for t in (distilled.images, distilled.lrs))
     for j in range(len(theta)):
@@ -234,7 +234,8 @@ def speed() -> dict:
         for way, t in times.items():
             ratio = times["textbook loop"] / t
             print(
-                f"  {way:24} {1000 * t:9.1f} ms  {ratio:5.2f} x  relative difference {errors[way]:.0e}"
+                f"  {way:24} {1000 * t:9.1f} ms  {ratio:5.2f} x  "
+                f"relative difference {errors[way]:.0e}"
             )
         print(f"  {'floor':24} {1000 * floor:9.1f} ms")
     return found
@@ -357,7 +358,8 @@ def rounding() -> dict:
             mean = F.cosine_similarity(near.mean(0), exact.mean(0), dim=0).item()
             found["cosines"][f"{where}, {bits}"] = {"each": each.tolist(), "mean": mean}
             print(
-                f"{where}, {bits}: cosine {each.min():.2f} to {each.max():.2f}, of the mean {mean:.2f}",
+                f"{where}, {bits}: cosine {each.min():.2f} to {each.max():.2f}, "
+                f"of the mean {mean:.2f}",
                 flush=True,
             )
     compiled = compiled_steps()
@@ -429,7 +431,8 @@ def main() -> None:
         "instructions": torch.backends.cpu.get_cpu_capability()
     }
     print(
-        f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, torch {machine['torch']}"
+        f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}"
     )
     parts = sys.argv[1:] or ["speed", "memory", "race"]
     if unknown := set(parts) - PARTS.keys():

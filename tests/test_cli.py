@@ -1,4 +1,5 @@
-"""The command: what it prints, its exit statuses, and one line for whatever a user gets wrong, with nothing written."""
+"""The command: what it prints, its exit statuses, and one line for whatever a user gets wrong, with
+nothing written."""
 
 import json
 import os
@@ -7,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, TINY_RANDOM, tree
 
-from ddcore import cli
-from ddcore.experiments import catalogue, records, run
-from ddcore.paper import notebooks as book
+from ddcore import cli, progress
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
 from ddcore.errors import MachineError
+from ddcore.experiments import records, run, setup
+from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, configure
+from ddcore.paper import notebooks as book
+from ddcore.registry import DATASETS
+
+SMOKE = ("run", "fig2a", "--scale", "smoke")
 
 
 def refused(call, folder, *words):
@@ -29,354 +35,539 @@ def refused(call, folder, *words):
     return done.err[0]
 
 
-# ---- list
+def parameters(words):
+    """["seed=1", "steps=2"] -> ["-p", "seed=1", "-p", "steps=2"]"""
+    return [part for word in words for part in ("-p", word)]
 
 
-def test_list(ddcore, record):
-    done = ddcore("list")
-    assert done.status == 0 and done.err == []
-    rows = {line.split()[0]: line for line in done.out}
-    assert set(rows) == {*experiments.EXPERIMENTS, "notebooks:"}
-    accuracy = records.find("tiny").metrics["test_accuracy"]["mean"]
-    assert f"{100 * accuracy:.2f} %" in rows["tiny"] and "1 step x 2 epochs" in rows["tiny"]
-    assert "no record" in rows["tiny-random"] and rows["fig3a"].endswith("= fig4b-mnist-3, law-mnist-xavier")
-    assert all(path.stem in rows["notebooks:"] for path in book.FOLDER.glob("*.ipynb"))
+class TestList:
+    def test_every_experiment_has_a_line(self, ddcore, record):
+        done = ddcore("list")
+        assert done.status == 0 and done.err == []
+        rows = {line.split()[0]: line for line in done.out}
+        assert set(rows) == {*EXPERIMENTS, "notebooks:"}
+        accuracy = records.find("tiny").metrics["test_accuracy"]["mean"]
+        assert f"{100 * accuracy:.2f} %" in rows["tiny"] and "1 step x 2 epochs" in rows["tiny"]
+        assert "no record" in rows["tiny-random"]
+        assert rows["fig3a"].endswith("= fig4b-mnist-3, law-mnist-xavier")
+        assert "all images x 3 epochs" in rows["full-mnist"]
+        assert "1 step of 5 per class x 1 epoch " in rows["table1-mnist-one-5"]
+
+    def test_notebooks_are_listed_too(self, ddcore):
+        names = [path.stem for path in book.FOLDER.glob("*.ipynb")]
+        last = ddcore("list").out[-1]
+        assert names and last == "notebooks: " + ", ".join(sorted(names))
+
+    def test_as_json(self, ddcore, record):
+        """What other programs read: the form is fixed."""
+        done = ddcore("list", "--json")
+        assert done.status == 0 and done.err == []
+        listing = json.loads("\n".join(done.out))
+        assert set(listing) == {"experiments", "aliases"}
+        assert listing["aliases"] == ALIASES
+        assert listing["experiments"]["tiny"] == {"key": TINY.key, "record": str(record)}
+        expected = {name: {"key": c.key, "record": None} for name, c in EXPERIMENTS.items()}
+        assert listing["experiments"] | {"tiny": expected["tiny"]} == expected
+        assert list(listing["experiments"]) == list(EXPERIMENTS)
+
+    def test_as_json_the_record_of_a_copy_is_found(self, ddcore, record, apart):
+        config = configure("fig2b", overrides={"dataset": "cifar10-jpeg"})
+        content = json.loads((record / "record.json").read_text())
+        content |= {"experiment": "fig2b", "key": config.key, "config": config.model_dump()}
+        records.write(apart / "results", content, None)
+        listing = json.loads("\n".join(ddcore("list", "--json").out))
+        assert listing["experiments"]["fig2b"] == {
+            "key": configure("fig2b").key,
+            "record": str(apart / "results" / "fig2b" / config.key),
+        }
 
 
-# ---- run
-
-
-def test_run_ends_with_the_folder_and_leaves_no_checkpoint(ddcore, apart):
-    done = ddcore("run", "tiny")
-    folder = apart / "results" / "tiny" / TINY.key
-    assert done.status == 0 and done.out == [str(folder)]
-    assert any("outer steps" in line for line in done.err)
-    assert tree(apart / "results") == ["tiny", f"tiny/{TINY.key}", *(f"tiny/{TINY.key}/{f}" for f in tree(folder))]
-    assert tree(folder) == ["distilled.safetensors", "record.json"]
-    assert not [f for f in tree(apart / "cache") if f.endswith((".safetensors", ".distilled", ".part"))]
-
-
-def test_a_rank_without_a_launcher_changes_nothing(ddcore, record, monkeypatch):
-    """Schedulers set RANK as well, and nobody would answer."""
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert ddcore("run", "tiny").out == [str(record)]
-
-
-def test_run_returns_the_record_that_is_there(ddcore, record, monkeypatch):
-    before = (record / "record.json").stat().st_mtime_ns
-    monkeypatch.setattr(run.inits, "load", None)  # the data need not be there
-    done = ddcore("run", "tiny")
-    assert done.status == 0 and done.out == [str(record)] and len(done.err) == 1
-    assert (record / "record.json").stat().st_mtime_ns == before
-
-
-def test_force_ignores_the_record_and_gives_the_same_numbers(ddcore, record, edit):
-    expected = (record / "distilled.safetensors").read_bytes()
-    metrics = records.find("tiny").metrics
-    edit(lambda c: c["metrics"]["test_accuracy"].update(mean=0.99))
-    assert ddcore("run", "tiny").err[-1].startswith("tiny: test accuracy 99.00 %")
-    assert ddcore("run", "tiny", "--force").status == 0
-    assert records.find("tiny").metrics == metrics
-    assert (record / "distilled.safetensors").read_bytes() == expected
-
-
-def test_parameters_change_the_configuration(ddcore, apart):
-    words = ["steps=3", "epochs=2", "per_class=2", "soft_labels=TRUE", "seed=3", "nets=2", "iterations=2", "batch=8"]
-    words += ["samples=2", "init=he", "network=lenet", "dataset=digits", "faithful=false"]
-    done = ddcore("run", "tiny-random", *(w for word in words for w in ("-p", word)))
-    content = json.loads((apart / "results/tiny-random" / done.out[-1].split("/")[-1] / "record.json").read_text())
-    said = {"steps": 3, "epochs": 2, "per_class": 2, "soft_labels": True, "seed": 3, "nets": 2, "iterations": 2}
-    said |= {"batch": 8, "samples": 2, "init": "he"}
-    assert content["overrides"] == said and {n: content["config"][n] for n in said} == said  # the others change nothing
-    distilled = DistilledData.load(records.Path(done.out[-1]) / "distilled.safetensors")
-    assert distilled.images.shape == (3, 20, 1, 28, 28) and distilled.soft_labels.shape == (3, 20, 10)
-    assert content["metrics"]["test_accuracy"]["n"] == 2 and done.err[-1].endswith("(n = 2)")
-
-
-def test_without_ddcore_results_a_changed_run_goes_to_the_cache(ddcore, apart, monkeypatch):
-    monkeypatch.delenv("DDCORE_RESULTS")
-    folder = apart / "cache" / "ddcore" / "results" / "tiny-random"
-    done = ddcore("run", "tiny-random", "-p", "iterations=2", "-p", "nets=1")
-    assert done.out[-1].startswith(str(folder)) and not (apart / "project").exists()
-
-
-def test_a_parameter_at_its_default_changes_nothing(ddcore, apart, monkeypatch):
-    monkeypatch.delenv("DDCORE_RESULTS")
-    done = ddcore("run", "tiny-random", "-p", "epochs=1", "-p", "dataset=digits")
-    assert done.out[-1] == str(apart / "project" / "results" / "tiny-random" / TINY_RANDOM.key)
-    assert records.find("tiny-random").overrides == {}
-
-
-SMOKE = ("run", "fig2a", "--scale", "smoke")
-BAD_VALUES = [
-    ("steps=0", "steps=0", "1"), ("steps=-1", "steps=-1", "1"), ("steps=1001", "1001", "1000"),
-    ("steps=1e3", "steps=1e3", "whole number"), ("steps=1.0", "steps=1.0", "whole number"),
-    ("steps=", "steps=", "whole number"), ("steps=two", "steps=two", "whole number"), ("steps=nan", "whole number"),
-    ("epochs=0", "epochs=0", "1"), ("per_class=0", "per_class=0"), ("samples=0", "samples=0"), ("batch=0", "batch=0"),
-    ("iterations=0", "iterations=0"), ("nets=0", "nets=0"), ("seed=-1", "seed=-1", "0"), ("seed=1.5", "seed=1.5"),
-    ("seed=99999999999", "seed=99999999999", "2147483648"), ("seed=" + "9" * 5000, "whole number"),
-    ("soft_labels=yes", "soft_labels=yes", "true or false"), ("faithful=1", "faithful=1", "true or false"),
-    ("network=LeNet", "network=LeNet", "'lenet'"), ("init=xavir", "init=xavir", "'xavier'"),
-    ("dataset=mnits", "mnits", "did you mean mnist?"), ("dataset=", "digits, mnist"), ("dataset=\udcff", "digits"),
-    ("dataset=folder:/no/where", "/no/where", "train and test"), ("dataset=folder:", "train and test"),
-    ("dataset=folder:" + "x" * 5000, "train and test"), ("dataset=folder:a\0b", "train and test"),
-    ("stepz=2", "stepz", "did you mean steps?"), ("STEPS=2", "STEPS", "allowed: dataset"), ("ü=2", "ü", "allowed"),
-    ("fixed=true", "fixed", "allowed: dataset"), ("clip=1", "clip", "allowed"),
-    ("steps", "-p steps", "NAME=VALUE"), ("=2", "-p =2", "NAME=VALUE"), ("", "NAME=VALUE"),
-    ("steps=1\n2", "steps=1 2", "whole number"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD_VALUES, ids=lambda case: ascii(case[0])[:30])
-def test_a_bad_parameter_is_refused(ddcore, apart, case):
-    text, *said = case
-    line = refused(ddcore, apart, *SMOKE, "-p", text)
-    assert all(part in line for part in said), line
-
-
-BAD_WORDS = {
-    "no command": ([], "Missing command", "--help"),
-    "unknown command": (["rum"], "No such command 'rum'", "'run'"),
-    "no experiment": (["run"], "Missing argument"),
-    "two experiments": (["run", "fig2a", "fig2b"], "fig2b"),
-    "unknown experiment": (["run", "fig2"], "unknown experiment 'fig2'", "did you mean fig2"),
-    "strange experiment": (["run", "../../etc"], "unknown experiment", "ddcore list"),
-    "unknown option": (["run", "fig2a", "--nope"], "--nope"),
-    "unknown scale": (["run", "fig2a", "--scale", "big"], "'big'", "smoke, laptop, paper"),
-    "unknown device": ([*SMOKE, "--device", "tpu"], "--device tpu", "cpu, cuda"),
-    "unknown compile": ([*SMOKE, "--compile", "yes"], "--compile yes", "auto, on, off"),
-    "parameter twice": ([*SMOKE, "-p", "seed=1", "-p", "seed=2"], "seed is given twice"),
-    "no value": ([*SMOKE, "-p"], "-p"),
-    "network too large": ([*SMOKE, "-p", "network=alexcifarnet"], "AlexCifarNet", "32x32"),
-    "missing dataset": (["run", "fig2b", "-p", "dataset=cifar10-jpeg"], "cifar10-jpeg is not there"),
-    "checkpoints in a file": ([*SMOKE, "--checkpoints", __file__], "checkpoints", "is a file"),
-    "verify unknown": (["verify", "fig9"], "unknown experiment 'fig9'"),
-    "verify without a record": (["verify", "fig2a"], "fig2a has no record here", "ddcore run fig2a"),
-    "verify nothing": (["verify"], "no record here"),
-    "verify no networks": (["verify", "fig2a", "--nets", "0"], "--nets", "1"),
-    "unknown dataset": (["data", "mnits"], "unknown dataset 'mnits'", "digits, mnist"),
-    "missing copy": (["data", "cifar10-jpeg"], "cifar10-jpeg is not there", "train and test"),
-    "unknown notebook": (["notebook", "99"], "no notebook's name begins with '99'"),
-    "no notebook": (["notebook"], "Missing argument"),
-    "images too few": (["run", "baseline-random-real-mnist", *SMOKE[2:], "-p", "per_class=50"], "500 are asked for"),
-    "endless budget": (["reproduce", "--budget", "inf"], "--budget"),
-    "strange shard": (["reproduce", "--shard", "1/" + 5000 * "9"], "K/N with 1 <= K <= N"),
-    "notebook parameter": (["notebook", "99", "-p", "steps"], "NAME=VALUE"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_WORDS)
-def test_bad_input_is_refused(ddcore, apart, case):
-    words, *said = BAD_WORDS[case]
-    line = refused(ddcore, apart, *words)
-    assert all(part in line for part in said), line
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_is_refused_where_there_is_none(ddcore, apart):
-    assert "no CUDA device" in refused(ddcore, apart, *SMOKE, "--device", "cuda")
-
-
-def test_a_damaged_record_is_one_line(ddcore, apart, record):
-    (record / "record.json").write_text("{")
-    for words in (["run", "tiny"], ["verify", "tiny"], ["verify"]):
-        assert str(record) in refused(ddcore, apart, *words)
-    done = ddcore("list")
-    assert done.status == 2 and len(done.err) == 1 and str(record) in done.err[0]
-
-
-# ---- folders of images
-
-
-def test_run_on_a_folder_of_images(ddcore, pictures, apart, monkeypatch):
-    pictures("abc", mode="RGB", side=32)
-    monkeypatch.chdir(apart)
-    words = ["run", "tiny-random", "-p", "iterations=2", "-p", "nets=1", "-p"]
-    done = ddcore(*words, "dataset=folder:pictures")
-    distilled = DistilledData.load(records.Path(done.out[-1]) / "distilled.safetensors")
-    assert distilled.images.shape == (2, 3, 3, 32, 32) and distilled.meta["classes"] == ["a", "b", "c"]
-    assert ddcore(*words, f"dataset=folder:{apart}/pictures").out == done.out  # the same folder: the same record
-
-
-@pytest.mark.parametrize("how", ["damaged", "sizes", "class"])
-def test_a_bad_folder_of_images_is_refused(ddcore, pictures, apart, how):
-    folder = pictures()
-    file = folder / "train" / "a" / "7.png"
-    if how == "damaged":
-        file.write_bytes(file.read_bytes()[:99])
-    elif how == "sizes":
-        shutil.copy(pictures(side=32, name="large") / "train" / "a" / "7.png", file)
-    else:
-        shutil.rmtree(folder / "test" / "b")
-    line = refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
-    assert {"damaged": str(file), "sizes": str(file), "class": "class b"}[how] in line
-
-
-# ---- interrupted, killed, no disk
-
-
-def interrupt_at(monkeypatch, n, how):
-    """Do `how` where the n-th batch is drawn."""
-    draw, calls = Dataset.batch, []
-
-    def batch(*args):
-        calls.append(1)
-        if len(calls) == n:
-            how()
-        return draw(*args)
-
-    monkeypatch.setattr(Dataset, "batch", batch)
-
-
-def test_an_interrupted_run_goes_on(ddcore, apart, made, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["ddcore.distill"], "CHECKPOINT_SECONDS", 0)
-        interrupt_at(patch, 8, lambda: signal.raise_signal(signal.SIGINT))
+class TestRun:
+    def test_it_ends_with_the_folder_and_leaves_no_checkpoint(self, ddcore, apart):
         done = ddcore("run", "tiny")
-    assert done.status == 130 and done.out == [] and not (apart / "results").exists()
-    assert done.err[-1] == "ddcore: interrupted; the same command goes on from the last checkpoint"
-    done = ddcore("run", "tiny")
-    assert "resuming at outer step 7 of 12" in done.err and done.status == 0
-    file = f"tiny/{TINY.key}/distilled.safetensors"
-    assert (apart / "results" / file).read_bytes() == (made / file).read_bytes()
+        folder = apart / "results" / "tiny" / TINY.key
+        assert done.status == 0 and done.out == [str(folder)]
+        assert any("outer steps" in line for line in done.err)
+        files = [f"tiny/{TINY.key}/{file}" for file in tree(folder)]
+        assert tree(apart / "results") == ["tiny", f"tiny/{TINY.key}", *files]
+        assert tree(folder) == ["distilled.safetensors", "record.json"]
+        left = (".safetensors", ".distilled", ".part")
+        assert not [file for file in tree(apart / "cache") if file.endswith(left)]
 
-
-def test_a_full_disk_is_one_line(ddcore, apart, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(records.shutil, "copyfile", full)
+    def test_the_accuracy_is_said_on_stderr(self, ddcore, record, edit):
         done = ddcore("run", "tiny")
-    assert done.status == 1 and done.out == [] and done.err[-1].startswith("ddcore: ")
-    assert "No space left" in done.err[-1] and tree(apart / "results") == ["tiny"]
-    assert ddcore("run", "tiny").status == 0
+        accuracy = records.find("tiny").accuracy
+        assert done.err == [f"tiny: test accuracy {accuracy} % (n = 1)"]
+        edit(lambda c: c["metrics"]["test_accuracy"].update(std=0.0123, n=3))
+        assert ddcore("run", "tiny").err == [f"tiny: test accuracy {accuracy} +- 1.23 % (n = 3)"]
+
+    def test_a_rank_without_a_launcher_changes_nothing(self, ddcore, record, monkeypatch):
+        """Schedulers set RANK as well, and nobody would answer."""
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        assert ddcore("run", "tiny").out == [str(record)]
+
+    def test_a_record_that_is_there_is_returned(self, ddcore, record, monkeypatch):
+        before = (record / "record.json").stat().st_mtime_ns
+        monkeypatch.setattr(setup, "load", None)  # the data need not be there
+        monkeypatch.setattr(run, "load", None)
+        done = ddcore("run", "tiny")
+        assert done.status == 0 and done.out == [str(record)] and len(done.err) == 1
+        assert (record / "record.json").stat().st_mtime_ns == before
+
+    def test_force_ignores_the_record_and_gives_the_same_numbers(self, ddcore, record, edit):
+        expected = (record / "distilled.safetensors").read_bytes()
+        metrics = records.find("tiny").metrics
+        edit(lambda c: c["metrics"]["test_accuracy"].update(mean=0.99))
+        assert ddcore("run", "tiny").err[-1].startswith("tiny: test accuracy 99.00 %")
+        assert ddcore("run", "tiny", "--force").status == 0
+        assert records.find("tiny").metrics == metrics
+        assert (record / "distilled.safetensors").read_bytes() == expected
+
+    def test_parameters_change_the_configuration(self, ddcore):
+        said = {
+            "steps": 3,
+            "epochs": 2,
+            "per_class": 2,
+            "soft_labels": True,
+            "seed": 3,
+            "nets": 2,
+            "iterations": 2,
+            "batch": 8,
+            "samples": 2,
+            "init": "he",
+        }
+        words = [f"{name}={value}" for name, value in said.items()]
+        unchanged = ["network=lenet", "dataset=digits", "faithful=false"]
+        done = ddcore("run", "tiny-random", *parameters(words + unchanged))
+        record = records.read(Path(done.out[-1]))
+        assert record.overrides == said
+        assert {name: record.config[name] for name in said} == said
+        assert record.distilled.images.shape == (3, 20, 1, 28, 28)
+        assert record.distilled.soft_labels.shape == (3, 20, 10)
+        assert record.metrics["test_accuracy"]["n"] == 2 and done.err[-1].endswith("(n = 2)")
+
+    def test_a_changed_run_goes_to_the_cache(self, ddcore, apart, monkeypatch):
+        """Where DDCORE_RESULTS names no place."""
+        monkeypatch.delenv("DDCORE_RESULTS")
+        folder = apart / "cache" / "ddcore" / "results" / "tiny-random"
+        done = ddcore("run", "tiny-random", *parameters(["iterations=2", "nets=1"]))
+        assert done.out[-1].startswith(str(folder)) and not (apart / "project").exists()
+
+    def test_a_parameter_at_its_default_changes_nothing(self, ddcore, apart, monkeypatch):
+        monkeypatch.delenv("DDCORE_RESULTS")
+        done = ddcore("run", "tiny-random", *parameters(["epochs=1", "dataset=digits"]))
+        folder = apart / "project" / "results" / "tiny-random" / TINY_RANDOM.key
+        assert done.out[-1] == str(folder)
+        assert records.find("tiny-random").overrides == {}
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (MachineError("a worker\ndied"), "ddcore: a worker died"),
-        (RuntimeError("can't allocate memory:\n9 bytes"), "ddcore: not enough memory: can't allocate memory: 9 bytes"),
-    ],
-)
-def test_a_failing_machine_is_one_line(ddcore, monkeypatch, error, line):
-    def fail(*args, **kwargs):
-        raise error
+class TestDryRun:
+    """What would be computed, without data and without a trace."""
 
-    monkeypatch.setattr(run, "run", fail)
-    done = ddcore("run", "tiny")
-    assert done.status == 1 and done.err == [line]
-
-
-def test_another_error_that_speaks_of_memory_keeps_its_traceback(monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("it refers to a single memory location")
-
-    monkeypatch.setattr(run, "run", fail)
-    monkeypatch.setattr(sys, "argv", ["ddcore", "run", "tiny"])
-    with pytest.raises(RuntimeError, match="single memory location"):
-        cli.main()
-
-
-def test_a_mistake_of_ours_keeps_its_traceback(ddcore, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("shapes do not fit")
-
-    monkeypatch.setattr(run, "run", fail)
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        ddcore("run", "tiny")
-
-
-def test_a_results_folder_that_cannot_be_written(ddcore, apart, monkeypatch):
-    (apart / "results").write_text("a file")
-    done = ddcore("run", "tiny-random")
-    assert done.status == 1 and done.out == [] and str(apart / "results") in done.err[-1]
-
-
-@pytest.mark.slow
-def test_killed_as_a_process_and_resumed(ddcore, apart):
-    """The real command, killed at a moment of its own choosing; what it leaves is a checkpoint and no record."""
-    key = experiments.configure("fig2a", "smoke", {"iterations": "30", "seed": "9"}).key
-    checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.eager.safetensors"
-    words = [*SMOKE, "-p", "seed=9", "-p", "iterations=30"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ddcore", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    @pytest.mark.parametrize(
+        ("name", "scale", "said"),
+        [
+            pytest.param("fig2b", "paper", {}, id="as defined"),
+            pytest.param("fig4b-mnist-3", "laptop", {"seed": "4", "nets": "7"}, id="alias"),
+            pytest.param("others-fig2a", "smoke", {"faithful": "true"}, id="another's images"),
+            pytest.param("table3-mnist-10", "paper", {"pool": "9"}, id="pool"),
+            pytest.param("full-cifar10", "paper", {"dataset": "cifar10-jpeg"}, id="all images"),
+            pytest.param("fig2a", "paper", {"dataset": "folder:/x"}, id="folder"),
+        ],
     )
-    until = time.monotonic() + 100
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    process.kill()
-    out, err = process.communicate()
-    assert process.returncode == -signal.SIGKILL and out == b"", err.decode()[-500:]
-    assert not (apart / "results").exists()
-    done = ddcore(*words, "--compile", "on")  # which a checkpoint that was made without overrules
-    assert done.status == 0 and any("resuming at outer step" in line for line in done.err)
-    assert json.loads(apart.joinpath(done.out[-1], "record.json").read_text())["environment"]["compiled"] is False
+    def test_it_says_what_would_be_computed(self, ddcore, apart, name, scale, said):
+        words = parameters(f"{n}={text}" for n, text in said.items())
+        done = ddcore("run", name, "--scale", scale, *words, "--dry-run")
+        assert done.status == 0 and done.err == [] and tree(apart) == []
+        config = configure(name, scale, said)
+        *fields, estimate, folder = done.out
+        assert fields == [f"{field}: {value}" for field, value in config.model_dump().items()]
+        seconds = estimate.removeprefix("estimated: ").removesuffix(" s of one core")
+        assert float(seconds.replace(",", "")) > 0
+        assert folder == str(apart / "results" / ALIASES.get(name, name) / config.key)
+
+    def test_the_folder_is_where_the_record_goes(self, ddcore):
+        words = ["run", "tiny-random", *parameters(["iterations=1", "nets=1"])]
+        planned = ddcore(*words, "--dry-run")
+        assert planned.out[-1] == ddcore(*words).out[-1]
+        *_, there, folder = ddcore(*words, "--dry-run").out
+        assert (there, folder) == ("there is a record", planned.out[-1])
+
+    def test_a_record_elsewhere_is_found(self, ddcore, apart, record):
+        project = apart / "project" / "results" / "tiny" / TINY.key
+        shutil.move(record, project)
+        assert ddcore("run", "tiny", "--dry-run").out[-2:] == ["there is a record", str(project)]
+
+    @pytest.mark.parametrize(
+        ("words", "named"),
+        [
+            pytest.param(["fig2"], "unknown experiment 'fig2'", id="experiment"),
+            pytest.param(["fig2a", "--scale", "big"], "unknown scale 'big'", id="scale"),
+            pytest.param(["fig2a", "-p", "steps=0"], "steps=0", id="value"),
+            pytest.param(["fig2a", "-p", "stepz=1"], "did you mean steps?", id="parameter"),
+            pytest.param(["fig2a", "-p", "pool=1"], "pool means nothing to fig2a", id="useless"),
+            pytest.param(["fig2a", "-p", "steps"], "NAME=VALUE", id="no value"),
+            pytest.param(["fig2a", "--device", "tpu"], "--device tpu", id="device"),
+            pytest.param(["fig2a", "--compile", "yes"], "--compile yes", id="compile"),
+        ],
+    )
+    def test_bad_input_is_refused(self, ddcore, apart, words, named):
+        assert named in refused(ddcore, apart, "run", *words, "--dry-run")
 
 
-# ---- verify and data
+class TestBadParameter:
+    """`-p` with what is not allowed, and what the one line says."""
+
+    TEXTS = {
+        "steps=0": ["steps=0", "1"],
+        "steps=-1": ["steps=-1", "1"],
+        "steps=1001": ["1001", "1000"],
+        "steps=1e3": ["steps=1e3", "whole number"],
+        "steps=1.0": ["steps=1.0", "whole number"],
+        "steps=": ["steps=", "whole number"],
+        "steps=two": ["steps=two", "whole number"],
+        "steps=nan": ["whole number"],
+        "steps=1\n2": ["steps=1 2", "whole number"],
+        "epochs=0": ["epochs=0", "1"],
+        "per_class=0": ["per_class=0"],
+        "samples=0": ["samples=0"],
+        "batch=0": ["batch=0"],
+        "iterations=0": ["iterations=0"],
+        "nets=0": ["nets=0"],
+        "seed=-1": ["seed=-1", "0"],
+        "seed=1.5": ["seed=1.5"],
+        "seed=99999999999": ["seed=99999999999", "2147483648"],
+        "seed=" + "9" * 5000: ["whole number"],
+        "soft_labels=yes": ["soft_labels=yes", "true or false"],
+        "faithful=1": ["faithful=1", "true or false"],
+        "network=LeNet": ["network=LeNet", "'lenet'"],
+        "init=xavir": ["init=xavir", "'xavier'"],
+        "dataset=mnits": ["mnits", "did you mean mnist?"],
+        "dataset=": ["digits, mnist"],
+        "dataset=\udcff": ["digits"],
+        "dataset=folder:/no/where": ["/no/where", "train and test"],
+        "dataset=folder:": ["train and test"],
+        "dataset=folder:" + "x" * 5000: ["train and test"],
+        "dataset=folder:a\0b": ["train and test"],
+        "stepz=2": ["stepz", "did you mean steps?"],
+        "STEPS=2": ["STEPS", "allowed: dataset"],
+        "ü=2": ["ü", "allowed"],
+        "fixed=true": ["fixed", "allowed: dataset"],
+        "clip=1": ["clip", "allowed"],
+        "steps": ["-p steps", "NAME=VALUE"],
+        "=2": ["-p =2", "NAME=VALUE"],
+        "": ["NAME=VALUE"],
+    }
+
+    @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text)[1:30])
+    def test_it_is_refused(self, ddcore, apart, text):
+        line = refused(ddcore, apart, *SMOKE, "-p", text)
+        assert all(part in line for part in self.TEXTS[text]), line
 
 
-def test_verify(ddcore, record, edit):
-    done = ddcore("verify", "tiny")
-    assert done.status == 0 and done.err == [] and len(done.out) == 1 and done.out[0].startswith("tiny PASS")
-    assert ddcore("verify").out == done.out  # every record
-    assert ddcore("verify", "tiny", "tiny", "--nets", "1").out == done.out
-    edit(lambda c: c["metrics"]["test_accuracy"].update(mean=0.99, values=[0.99]))
-    done = ddcore("verify")
-    assert done.status == 1 and done.err == [] and done.out[0].startswith("tiny FAIL (record 99.00 %")
+class TestBadInput:
+    WORDS = {
+        "no command": ([], "Missing command", "--help"),
+        "unknown command": (["rum"], "No such command 'rum'", "'run'"),
+        "no experiment": (["run"], "Missing argument"),
+        "two experiments": (["run", "fig2a", "fig2b"], "fig2b"),
+        "unknown experiment": (["run", "fig2"], "unknown experiment 'fig2'", "did you mean fig2"),
+        "strange experiment": (["run", "../../etc"], "unknown experiment", "ddcore list"),
+        "unknown option": (["run", "fig2a", "--nope"], "--nope"),
+        "unknown scale": (["run", "fig2a", "--scale", "big"], "'big'", "smoke, laptop, paper"),
+        "unknown device": ([*SMOKE, "--device", "tpu"], "--device tpu", "cpu, cuda"),
+        "unknown compile": ([*SMOKE, "--compile", "yes"], "--compile yes", "auto, on, off"),
+        "parameter twice": ([*SMOKE, "-p", "seed=1", "-p", "seed=2"], "seed is given twice"),
+        "no value": ([*SMOKE, "-p"], "-p"),
+        "network too large": ([*SMOKE, "-p", "network=alexcifarnet"], "AlexCifarNet", "32x32"),
+        "missing dataset": (
+            ["run", "fig2b", "-p", "dataset=cifar10-jpeg"],
+            "cifar10-jpeg is not there",
+        ),
+        "checkpoints in a file": ([*SMOKE, "--checkpoints", __file__], "checkpoints", "is a file"),
+        "images too few": (
+            ["run", "baseline-random-real-mnist", "--scale", "smoke", "-p", "per_class=50"],
+            "500 are asked for",
+        ),
+        "verify unknown": (["verify", "fig9"], "unknown experiment 'fig9'"),
+        "verify without a record": (["verify", "fig2a"], "fig2a has no record", "ddcore run fig2a"),
+        "verify nothing": (["verify"], "no record here"),
+        "verify no networks": (["verify", "fig2a", "--nets", "0"], "--nets", "1"),
+        "unknown dataset": (["data", "mnits"], "unknown dataset 'mnits'", "digits, mnist"),
+        "missing copy": (["data", "cifar10-jpeg"], "cifar10-jpeg is not there", "train and test"),
+        "unknown notebook": (["notebook", "99"], "no notebook's name begins with '99'"),
+        "no notebook": (["notebook"], "Missing argument"),
+        "notebook parameter": (["notebook", "99", "-p", "steps"], "NAME=VALUE"),
+        "endless budget": (["reproduce", "--budget", "inf"], "--budget"),
+        "strange shard": (
+            ["reproduce", "--shard", "1/" + 5000 * "9"],
+            "K/N with 1 <= K <= N",
+        ),
+        "shard that is none": (["reproduce", "--shard", "3/2"], "K/N with 1 <= K <= N"),
+    }
+
+    @pytest.mark.parametrize("case", WORDS)
+    def test_it_is_refused(self, ddcore, apart, case):
+        words, *said = self.WORDS[case]
+        line = refused(ddcore, apart, *words)
+        assert all(part in line for part in said), line
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+    def test_cuda_is_refused_where_there_is_none(self, ddcore, apart):
+        assert "no CUDA device" in refused(ddcore, apart, *SMOKE, "--device", "cuda")
+
+    def test_a_damaged_record_is_one_line(self, ddcore, apart, record):
+        (record / "record.json").write_text("{")
+        for words in (["run", "tiny"], ["verify", "tiny"], ["verify"], ["list", "--json"]):
+            assert str(record) in refused(ddcore, apart, *words)
+        done = ddcore("list")
+        assert done.status == 2 and len(done.err) == 1 and str(record) in done.err[0]
 
 
-def test_verify_checks_the_others_where_one_s_data_is_missing(ddcore, record, edit, apart):
-    config = experiments.configure("fig2a")
-    content = json.loads((record / "record.json").read_text())
-    content |= {"experiment": "fig2a", "key": config.key, "config": config.model_dump()}
-    records.write(apart / "results", content, record / "distilled.safetensors")
-    done = ddcore("verify")
-    assert done.status == 2 and len(done.err) == 1 and "fig2a is not checked: mnist is not there" in done.err[0]
-    assert len(done.out) == 1 and done.out[0].startswith("tiny PASS")
-    edit(lambda c: c["metrics"]["test_accuracy"].update(values=[0.99]))
-    assert ddcore("verify").status == 1  # worse than not checked
+class TestFolders:
+    """Images of a reader's own."""
+
+    def test_they_are_distilled(self, ddcore, pictures, apart, monkeypatch):
+        pictures("abc", mode="RGB", side=32)
+        monkeypatch.chdir(apart)
+        words = ["run", "tiny-random", *parameters(["iterations=2", "nets=1"]), "-p"]
+        done = ddcore(*words, "dataset=folder:pictures")
+        distilled = DistilledData.load(Path(done.out[-1]) / "distilled.safetensors")
+        assert distilled.images.shape == (2, 3, 3, 32, 32)
+        assert distilled.meta["classes"] == ["a", "b", "c"]
+        same_folder = f"dataset=folder:{apart}/pictures"
+        assert ddcore(*words, same_folder).out == done.out
+
+    def test_a_damaged_image_is_named(self, ddcore, pictures, apart):
+        folder = pictures()
+        file = folder / "train" / "a" / "7.png"
+        file.write_bytes(file.read_bytes()[:99])
+        assert str(file) in refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
+
+    def test_an_image_of_another_size_is_named(self, ddcore, pictures, apart):
+        folder = pictures()
+        file = folder / "train" / "a" / "7.png"
+        shutil.copy(pictures(side=32, name="large") / "train" / "a" / "7.png", file)
+        assert str(file) in refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
+
+    def test_a_class_without_test_images_is_named(self, ddcore, pictures, apart):
+        folder = pictures()
+        shutil.rmtree(folder / "test" / "b")
+        assert "class b" in refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
 
 
-def test_data(ddcore, apart):
-    done = ddcore("data")
-    assert done.status == 0 and done.err == [] and done.out[0] == f"data root: {apart / 'data'}"
-    assert done.out[1] == "digits         1,295/143/359 images of 1x28x28, sha256 f6d9e39f37dc"
-    assert [line.split() for line in done.out[2:]] == [[name, "not", "here"] for name in cli.NAMES[1:]]
-    assert ddcore("data", "digits").out == done.out[1:2] and not (apart / "data").exists()
+class TestInterrupted:
+    @pytest.fixture
+    def interrupted(self, ddcore, monkeypatch):
+        """What `ddcore run tiny` said that was interrupted in outer step 8."""
+        draw = Dataset.batch
+        batches = []
+
+        def batch(*arguments):
+            batches.append(1)
+            if len(batches) == 8:
+                signal.raise_signal(signal.SIGINT)
+            return draw(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(progress, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(Dataset, "batch", batch)
+            return ddcore("run", "tiny")
+
+    def test_it_says_how_to_go_on(self, interrupted, apart):
+        assert interrupted.status == 130 and interrupted.out == []
+        line = "ddcore: interrupted; the same command goes on from the last checkpoint"
+        assert interrupted.err[-1] == line and not (apart / "results").exists()
+
+    def test_the_same_command_goes_on(self, interrupted, ddcore, apart, made):
+        done = ddcore("run", "tiny")
+        assert "resuming at outer step 7 of 12" in done.err and done.status == 0
+        file = f"tiny/{TINY.key}/distilled.safetensors"
+        assert (apart / "results" / file).read_bytes() == (made / file).read_bytes()
+
+    def test_a_checkpoint_overrules_compile(self, interrupted, ddcore):
+        """The images would not be the same."""
+        done = ddcore("run", "tiny", "--compile", "on")
+        assert "resuming at outer step 7 of 12" in done.err
+        assert records.read(Path(done.out[-1])).environment["compiled"] is False
+
+    def test_force_begins_again(self, interrupted, ddcore):
+        done = ddcore("run", "tiny", "--force")
+        assert done.status == 0 and not any("resuming" in line for line in done.err)
+
+    def test_checkpoints_may_be_elsewhere(self, interrupted, ddcore, apart):
+        left = apart / "cache" / "ddcore" / "checkpoints"
+        shutil.move(left, apart / "mine")
+        done = ddcore("run", "tiny", "--checkpoints", apart / "mine")
+        assert "resuming at outer step 7 of 12" in done.err
+
+    @pytest.mark.slow
+    def test_a_killed_process_is_resumed(self, ddcore, apart):
+        """The real command, killed at a moment of its own choosing; what it leaves is a checkpoint
+        and no record."""
+        key = configure("fig2a", "smoke", {"iterations": "30", "seed": "9"}).key
+        checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.eager.safetensors"
+        words = [*SMOKE, *parameters(["seed=9", "iterations=30"])]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ddcore", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ,
+        )
+        until = time.monotonic() + 100
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.kill()
+        out, err = process.communicate()
+        assert process.returncode == -signal.SIGKILL and out == b"", err.decode()[-500:]
+        assert not (apart / "results").exists()
+        done = ddcore(*words, "--compile", "on")
+        assert done.status == 0 and any("resuming at outer step" in line for line in done.err)
+        assert records.read(Path(done.out[-1])).environment["compiled"] is False
 
 
-def test_data_says_which_file_is_damaged(ddcore, apart):
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        file = apart / "data" / "MNIST" / "raw" / f"{name}-ubyte"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"\0\0\x08\x01")
-    assert "train-images-idx3-ubyte is truncated or damaged" in ddcore("data").out[2]
-    assert "train-images-idx3-ubyte is truncated or damaged" in refused(ddcore, apart, "data", "mnist")
+class TestMachine:
+    """What the machine cannot do is exit status 1 and one line; a mistake of ours keeps its
+    traceback."""
+
+    def test_a_full_disk_is_one_line(self, ddcore, apart, monkeypatch):
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(records.shutil, "copyfile", full)
+            done = ddcore("run", "tiny")
+        assert done.status == 1 and done.out == [] and done.err[-1].startswith("ddcore: ")
+        assert "No space left" in done.err[-1] and tree(apart / "results") == ["tiny"]
+        assert ddcore("run", "tiny").status == 0
+
+    def test_a_results_folder_that_cannot_be_written_is_named(self, ddcore, apart):
+        (apart / "results").write_text("a file")
+        done = ddcore("run", "tiny-random")
+        assert done.status == 1 and done.out == [] and str(apart / "results") in done.err[-1]
+
+    @pytest.fixture
+    def failing(self, monkeypatch):
+        """failing(error): a run raises it."""
+
+        def let_fail(error):
+            def fail(*args, **kwargs):
+                raise error
+
+            monkeypatch.setattr(run, "run", fail)
+
+        return let_fail
+
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            pytest.param(MachineError("a worker\ndied"), "a worker died", id="worker"),
+            pytest.param(
+                RuntimeError("can't allocate memory:\n9 bytes"),
+                "not enough memory: can't allocate memory: 9 bytes",
+                id="memory",
+            ),
+        ],
+    )
+    def test_a_failing_machine_is_one_line(self, ddcore, failing, error, line):
+        failing(error)
+        done = ddcore("run", "tiny")
+        assert done.status == 1 and done.err == [f"ddcore: {line}"]
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            pytest.param("it refers to a single memory location", id="of memory, but not full"),
+            pytest.param("shapes do not fit", id="of shapes"),
+        ],
+    )
+    def test_a_mistake_of_ours_keeps_its_traceback(self, apart, failing, monkeypatch, message):
+        failing(RuntimeError(message))
+        monkeypatch.setattr(sys, "argv", ["ddcore", "run", "tiny"])
+        with pytest.raises(RuntimeError, match=message):
+            cli.main()
 
 
-# ---- notebook (its own tests: test_notebooks.py)
+class TestVerify:
+    def test_a_record_passes(self, ddcore, record):
+        done = ddcore("verify", "tiny")
+        assert done.status == 0 and done.err == [] and len(done.out) == 1
+        assert done.out[0].startswith("tiny PASS")
+        assert ddcore("verify").out == done.out  # every record
+        assert ddcore("verify", "tiny", "tiny", "--nets", "1").out == done.out
+
+    def test_a_tampered_record_fails(self, ddcore, record, edit):
+        edit(lambda c: c["metrics"]["test_accuracy"].update(mean=0.99, values=[0.99]))
+        done = ddcore("verify")
+        assert done.status == 1 and done.err == []
+        assert done.out[0].startswith("tiny FAIL (record 99.00 %")
+
+    @pytest.fixture
+    def without_data(self, record, apart):
+        """A record of `fig2a` beside that of `tiny`, whose data is not here."""
+        config = configure("fig2a")
+        content = json.loads((record / "record.json").read_text())
+        content |= {"experiment": "fig2a", "key": config.key, "config": config.model_dump()}
+        records.write(apart / "results", content, record / "distilled.safetensors")
+
+    def test_the_others_are_checked_where_ones_data_is_missing(self, ddcore, without_data):
+        done = ddcore("verify")
+        assert done.status == 2 and len(done.err) == 1
+        assert "fig2a is not checked: mnist is not there" in done.err[0]
+        assert len(done.out) == 1 and done.out[0].startswith("tiny PASS")
+
+    def test_a_failure_is_worse_than_not_checked(self, ddcore, without_data, edit):
+        edit(lambda c: c["metrics"]["test_accuracy"].update(values=[0.99]))
+        assert ddcore("verify").status == 1
 
 
-def test_notebook(ddcore, apart, monkeypatch):
-    def execute(name, overrides, out):
-        assert (name, overrides, out) == ("03-1", {"steps": "2", "text": "a=b"}, apart / "x.ipynb")
-        return out
+class TestData:
+    def test_it_says_what_is_here(self, ddcore, apart):
+        done = ddcore("data")
+        assert done.status == 0 and done.err == []
+        assert done.out[0] == f"data root: {apart / 'data'}"
+        digits = "digits         1,295/143/359 images of 1x28x28, sha256 f6d9e39f37dc"
+        assert done.out[1] == digits
+        others = [name for name in DATASETS if name != "digits"]
+        assert [line.split() for line in done.out[2:]] == [[n, "not", "here"] for n in others]
+        assert ddcore("data", "digits").out == [digits] and not (apart / "data").exists()
 
-    monkeypatch.setattr(book, "run", execute)
-    done = ddcore("notebook", "03-1", "-p", "steps=2", "-p", "text=a=b", "--out", apart / "x.ipynb")
-    assert done.status == 0 and done.out == [str(apart / "x.ipynb")] and done.err == []
+    def test_it_says_which_file_is_damaged(self, ddcore, apart):
+        folder = apart / "data" / "MNIST" / "raw"
+        folder.mkdir(parents=True)
+        parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        for part in parts:
+            (folder / f"{part}-ubyte").write_bytes(b"\0\0\x08\x01")
+        said = "train-images-idx3-ubyte is truncated or damaged"
+        assert said in ddcore("data").out[2]
+        assert said in refused(ddcore, apart, "data", "mnist")
 
 
-# ---- the real command
+class TestNotebook:
+    """Its own tests are in tests/paper."""
+
+    def test_it_is_executed_with_parameters(self, ddcore, apart, monkeypatch):
+        asked = []
+
+        def execute(*arguments):
+            asked.append(arguments)
+            return arguments[-1]
+
+        monkeypatch.setattr(book, "run", execute)
+        copy = apart / "x.ipynb"
+        words = parameters(["steps=2", "text=a=b"])
+        done = ddcore("notebook", "03-1", *words, "--out", copy)
+        assert done.status == 0 and done.out == [str(copy)] and done.err == []
+        assert asked == [("03-1", {"steps": "2", "text": "a=b"}, copy)]
 
 
-def test_as_a_process(apart):
-    command = [sys.executable, "-m", "ddcore", "run", "fig2a", "-p", "steps=x"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ddcore: steps=x: a whole number is allowed\n"
-    assert tree(apart) == []
+class TestProcess:
+    """The real command."""
+
+    def test_bad_input(self, apart):
+        command = [sys.executable, "-m", "ddcore", "run", "fig2a", "-p", "steps=x"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "ddcore: steps=x: a whole number is allowed\n"
+        assert tree(apart) == []

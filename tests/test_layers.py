@@ -1,4 +1,7 @@
-"""Every layer of torch.nn that can stand in an image classifier: its meta-gradient is exact, or it is refused by name."""
+"""Every layer of torch.nn that can stand in an image classifier: its meta-gradient is exact, or it
+is refused by name."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 from ddcore import unroll
 from ddcore.distilled import DistilledData
 from ddcore.errors import InputError
-from ddcore.networks import ModuleStack, Network, generator
+from ddcore.networks import ModuleStack, generator
 from ddcore.unroll import meta_gradient, train
 
 SIDE, CLASSES = 8, 3
@@ -15,7 +18,8 @@ CONVOLUTION = nn.Conv2d(1, 4, 3, padding=1)  # gives the layer under test [B, 4,
 
 
 class Attention(nn.Module):
-    """Single-head attention over the 64 places of 4 channels, by PyTorch's own function or written out."""
+    """Single-head attention over the 64 places of 4 channels, by PyTorch's own function or written
+    out."""
 
     def __init__(self, fused: bool):
         super().__init__()
@@ -120,58 +124,70 @@ def classifier(layer: nn.Module) -> nn.Module:
 
 
 def case(module: nn.Module):
-    """The module as a stack, distilled data of two steps, one network's weights and real data, in float64."""
-    network, rng = ModuleStack(module), torch.Generator().manual_seed(0)
+    """The module as a stack, distilled data of two steps, one network's weights and real data, in
+    float64."""
+    network = ModuleStack(module)
+    rng = torch.Generator().manual_seed(0)
 
     def noise(*shape):
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
     labels = torch.arange(CLASSES).expand(2, -1)
     lrs = torch.tensor([[0.05, 0.1]], dtype=torch.float64)
-    distilled = DistilledData(noise(2, CLASSES, 1, SIDE, SIDE), labels, lrs, meta={"classes": "abc"})
+    distilled = DistilledData(
+        noise(2, CLASSES, 1, SIDE, SIDE), labels, lrs, meta={"classes": "abc"}
+    )
     theta = network.init("xavier", generator(0))[None].double()
     return network, distilled, theta, (noise(5, 1, SIDE, SIDE), torch.tensor([0, 1, 2, 0, 1]))
 
 
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((found - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_a_layer_s_meta_gradient_is_exact(name):
-    network, distilled, theta, batch = case(classifier(EXACT[name]))
-    ours = meta_gradient(network, distilled, theta, batch)[1]
-    autograd = meta_gradient(network, distilled, theta, batch, estimator="autograd")[1]
-    assert relative(ours.images, autograd.images) < 1e-9 and relative(ours.lrs, autograd.lrs) < 1e-9
+class TestALayer:
+    @pytest.mark.parametrize("name", EXACT)
+    def test_a_layer_s_meta_gradient_is_exact(self, name):
+        network, distilled, theta, (real, labels) = case(classifier(EXACT[name]))
+        _, ours = meta_gradient(network, distilled, theta, (real, labels))
+        _, exact = meta_gradient(network, distilled, theta, (real, labels), estimator="autograd")
+        assert relative_error(ours.images, exact.images) < 1e-9
+        assert relative_error(ours.lrs, exact.lrs) < 1e-9
 
-    def loss(step: float) -> float:
-        moved = distilled.with_learned([distilled.images + step * direction, distilled.lrs])
-        return unroll.cross_entropy(network(train(network, moved, theta), batch[0]), batch[1]).item()
+        def loss(step: float) -> float:
+            moved = replace(distilled, images=distilled.images + step * direction)
+            logits = network(train(network, moved, theta), real)
+            return unroll.cross_entropy(logits, labels).item()
 
-    direction = ours.images / ours.images.norm()
-    slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
-    assert slope == pytest.approx(ours.images.norm().item(), rel=1e-4)
+        direction = ours.images / ours.images.norm()
+        slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
+        assert slope == pytest.approx(ours.images.norm().item(), rel=1e-4)
 
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_layer_that_cannot_be_differentiated_twice_is_refused(name):
-    layer, word = REFUSED[name]
-    with pytest.raises(InputError, match=f"Sequential (contains|has|cannot) .*{word}") as refusal:
-        meta_gradient(*case(classifier(layer)))
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_module_whose_modes_differ_is_refused_with_the_numbers(monkeypatch):
-    """The order of derivatives that LayerNorm breaks in PyTorch 2.13 is found out before it is used."""
-    monkeypatch.setattr(unroll, "forward_over_reverse", unroll.reverse_over_forward)
-    with pytest.raises(InputError, match=r"other gradients of the (weights|images), by [0-9.]+ %"):
-        meta_gradient(*case(classifier(EXACT["LayerNorm"])))
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_a_layer_that_cannot_be_differentiated_twice_is_refused(self, name):
+        layer, word = REFUSED[name]
+        with pytest.raises(
+            InputError, match=f"Sequential (contains|has|cannot) .*{word}"
+        ) as refusal:
+            meta_gradient(*case(classifier(layer)))
+        assert "\n" not in str(refusal.value)
 
 
-def test_the_check_is_made_once_for_a_module(monkeypatch):
-    calls = []
-    monkeypatch.setattr(unroll, "check_second_derivatives", lambda *given: calls.append(given))
-    of_a_module = case(classifier(nn.Tanh()))
-    meta_gradient(*of_a_module)
-    meta_gradient(*of_a_module)
-    assert len(calls) == 1 and isinstance(calls[0][0], Network)
+class TestTheCheckOfAModule:
+    def test_a_module_whose_modes_differ_is_refused_with_the_numbers(self, monkeypatch):
+        """The order of derivatives that LayerNorm breaks in PyTorch 2.13 is found out before it is
+        used."""
+        monkeypatch.setattr(unroll, "forward_over_reverse", unroll.reverse_over_forward)
+        with pytest.raises(
+            InputError, match=r"other gradients of the (weights|images), by [0-9.]+ %"
+        ):
+            meta_gradient(*case(classifier(EXACT["LayerNorm"])))
+
+    def test_the_check_is_made_once_for_a_module(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(unroll, "check_second_derivatives", lambda *given: calls.append(given))
+        of_a_module = case(classifier(nn.Tanh()))
+        meta_gradient(*of_a_module)
+        meta_gradient(*of_a_module)
+        assert len(calls) == 1
+        assert calls[0][0] is of_a_module[0]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 
 from ddcore.algorithm import adam_step
 from ddcore.networks import ModuleStack
-from ddcore.progress import Checkpoint, OuterState, Run
+from ddcore.progress import Checkpoint, Distillation, OuterState, Run
 from ddcore.unroll import cross_entropy
 
 
@@ -71,6 +72,11 @@ class TestTheBestSoFar:
         assert run.diverged(loss) == diverged
 
 
+@cache
+def undisturbed() -> Distillation:
+    return distillation()
+
+
 @pytest.fixture
 def always_saved(monkeypatch):
     monkeypatch.setattr("ddcore.progress.CHECKPOINT_SECONDS", 0)
@@ -119,6 +125,31 @@ class TestCheckpoints:
         assert resumed.seconds_before > 0
         assert resumed.devices == ["one", "another"]
 
+    def test_the_best_images_are_read_again_with_adam_s_means(self, tmp_path, capsys):
+        """A run that goes back after it was cut off takes the steps that it would have taken."""
+        recipe = replace(QUICK, average=0.75)
+        checkpoint = Checkpoint(tmp_path / "c.safetensors")
+        start = OuterState.start(noise(), recipe)
+        run = Run(start, recipe, checkpoint)
+        for k in range(3):
+            run.state = adam_step(run.state, random_gradient(noise(), k), recipe, run.pace)
+            run.step += 1
+            if k == 1:
+                run.compare(0.5, run.state.mean)
+        run.rollbacks = 2
+        run.save()
+        resumed = Run(start, recipe, checkpoint)
+        resumed.resume()
+        assert "resuming at outer step 3" in capsys.readouterr().err
+        assert (resumed.step, resumed.rollbacks) == (3, 2)
+        assert (resumed.best_step, resumed.best_accuracy) == (2, 0.5)
+        gradient = random_gradient(noise(), 3)
+        for one in (run, resumed):
+            assert one.roll_back()
+            one.state = adam_step(one.state, gradient, recipe, one.pace)
+        for group in ("learned", "first", "second", "mean"):
+            assert is_same(getattr(resumed.state, group), getattr(run.state, group)), group
+
     def test_a_finished_run_is_read_again_without_a_step(self, tmp_path):
         checkpoint = Checkpoint(tmp_path / "c.safetensors", "a")
         first = distillation(checkpoint=checkpoint)
@@ -157,7 +188,7 @@ class TestCheckpoints:
         fresh = distillation(checkpoint=Checkpoint(path, "a"))
         assert "set aside as c.damaged" in capsys.readouterr().err
         assert path.with_suffix(".damaged").exists()
-        assert torch.equal(fresh.distilled.images, distillation().distilled.images)
+        assert torch.equal(fresh.distilled.images, undisturbed().distilled.images)
 
 
 def test_a_checkpoint_is_written_at_most_every_ten_seconds(tmp_path, monkeypatch):
@@ -178,7 +209,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import torch
-from test_algorithm import SMALL, distillation
+from test_algorithm import distillation
 from ddcore import progress
 progress.CHECKPOINT_SECONDS = 0
 folder = Path(sys.argv[1])
@@ -211,4 +242,4 @@ def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
         process.wait()
     subprocess.run(command, env=environment, check=True)
     images = torch.load(tmp_path / "images.pt")
-    assert torch.equal(images, distillation().distilled.images)
+    assert torch.equal(images, undisturbed().distilled.images)

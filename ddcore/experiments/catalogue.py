@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments import methods
@@ -30,6 +30,13 @@ class Change(BaseModel):
     divide: dict[str, int] = {}
     at_most: dict[str, int] = {}
     at_least: dict[str, float] = {}
+
+    @field_validator("set", "divide", "at_most", "at_least")
+    @classmethod
+    def _known_fields(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        if unknown := changes.keys() - Config.model_fields.keys():
+            raise ValueError(f"no field of a configuration: {', '.join(sorted(unknown))}")
+        return changes
 
     def of(self, config: Config) -> dict[str, Any]:
         """The fields that it changes, with their new values."""
@@ -93,7 +100,7 @@ def _add(catalogue: Catalogue, entry: dict[str, Any]) -> None:
     name = entry.pop("name")
     names = [name, *entry.pop("also", [])]
     for known in names:
-        if known in catalogue.experiments or known in catalogue.aliases:
+        if known in catalogue.experiments or known in catalogue.aliases or names.count(known) > 1:
             raise ValueError(f"{known} is there twice")
     origin = entry.pop("images_of", None)
     if origin is not None:

@@ -196,6 +196,8 @@ class TestFile:
         "name twice": ("{name: a, dataset: usps}", "a is there twice"),
         "name of an alias": ("{name: z, dataset: usps}", "z is there twice"),
         "alias of a name": ("{name: b, also: [a], dataset: usps}", "a is there twice"),
+        "alias of itself": ("{name: b, also: [b], dataset: mnist}", "b is there twice"),
+        "alias twice in one": ("{name: b, also: [c, c], dataset: mnist}", "c is there twice"),
         "alias twice": ("{name: b, also: [z], dataset: usps}", "z is there twice"),
         "unknown kind": ("{name: b, dataset: mnist, images: real}", "'random-real'"),
         "unknown network": ("{name: b, dataset: mnist, network: vgg}", "'lenet'"),
@@ -237,6 +239,8 @@ class TestFile:
         "no experiments": SCALES_OF_FILE,
         "unknown field of a scale": "scales: {smoke: {sett: {}}}\nexperiments: []",
         "unknown network's field": "scales: {smoke: {networks: {lenet: {x: 1}}}}\nexperiments: []",
+        "no such field to set": "scales: {smoke: {set: {datset: digits}}}\nexperiments: []",
+        "no such field to limit": "scales: {smoke: {at_most: {smples: 2}}}\nexperiments: []",
         "no entries": SCALES_OF_FILE + "experiments: [{dataset: mnist}]",
         "entries of text": SCALES_OF_FILE + "experiments: [{entries: [a]}]",
         "groups of text": SCALES_OF_FILE + "experiments: [a]",
@@ -266,10 +270,16 @@ class TestRefusals:
             pytest.param("table3-mnist-10", "attacked=1", "two different classes", id="same class"),
             pytest.param("table3-mnist-10", "target=12", "no class of digits", id="no such class"),
             pytest.param("table3-mnist-10", "attacked=zero", "whole number", id="no number"),
-            pytest.param("table3-mnist-10", "source=digits", "source means nothing", id="not adapted"),
+            pytest.param(
+                "table3-mnist-10", "source=digits", "source means nothing", id="not adapted"
+            ),
             pytest.param("table3-mnist-10", "pool=0", "at least 1", id="empty pool"),
-            pytest.param("table2-mnist-usps-random", "attacked=1", "attacked means nothing", id="no attack"),
-            pytest.param("table2-mnist-usps-fixed", "pool=10", "pool means nothing", id="one network"),
+            pytest.param(
+                "table2-mnist-usps-random", "attacked=1", "attacked means nothing", id="no attack"
+            ),
+            pytest.param(
+                "table2-mnist-usps-fixed", "pool=10", "pool means nothing", id="one network"
+            ),
             pytest.param("table2-svhn-mnist-random", "source=svhm", "svhn", id="unknown source"),
             pytest.param("fig2a", "pool=10", "pool means nothing", id="no pool"),
             pytest.param("fig2a", "nets=2", "only 1 is allowed", id="fixed init"),

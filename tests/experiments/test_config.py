@@ -140,9 +140,7 @@ class TestFaithful:
             pytest.param("fig2b", Recipe.faithful(19_600, 0.001), id="cifar10"),
             pytest.param(
                 "table3-mnist-10",
-                replace(
-                    Recipe.faithful(23_600, 0.02), samples=4, image_rate=0.02, raw_rate=0.02
-                ),
+                replace(Recipe.faithful(23_600, 0.02), samples=4, image_rate=0.02, raw_rate=0.02),
                 id="attack with a pool",
             ),
         ],

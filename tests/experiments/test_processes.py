@@ -1,4 +1,5 @@
-"""Several processes under PyTorch's own launcher share the samples of an outer step and follow one trajectory."""
+"""Several processes under PyTorch's own launcher share the samples of an outer step and follow one
+trajectory."""
 
 import json
 import os
@@ -13,16 +14,23 @@ import torch
 
 from ddcore.distilled import DistilledData
 
-RUN = ["-m", "ddcore", "run", "fig3a", "--scale", "smoke", "-p", "steps=2", "-p", "epochs=2", "-p", "samples=3"]
+PARAMETERS = ["-p", "steps=2", "-p", "epochs=2", "-p", "samples=3"]
+RUN = ["-m", "ddcore", "run", "fig3a", "--scale", "smoke", *PARAMETERS]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 pytestmark = pytest.mark.slow
 
 
 def start(folder: Path, launcher: list[str], iterations: int) -> subprocess.Popen:
-    env = {**os.environ, "DDCORE_RESULTS": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    places = {"DDCORE_RESULTS": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, *launcher, *RUN, "-p", f"iterations={iterations}"]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **places, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[dict, DistilledData, str]:
@@ -34,11 +42,15 @@ def finish(process: subprocess.Popen) -> tuple[dict, DistilledData, str]:
     return content, DistilledData.load(folder / "distilled.safetensors"), err
 
 
+def assert_close(one: DistilledData, two: DistilledData) -> None:
+    torch.testing.assert_close(one.images, two.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.lrs, two.lrs, rtol=1e-4, atol=0)
+
+
 def test_two_processes_follow_the_trajectory_of_one(tmp_path):
     one, alone, _ = finish(start(tmp_path / "one", [], 5))
     two, both, _ = finish(start(tmp_path / "two", TORCHRUN, 5))
-    torch.testing.assert_close(alone.images, both.images, rtol=0, atol=1e-4)
-    torch.testing.assert_close(alone.lrs, both.lrs, rtol=1e-4, atol=0)
+    assert_close(alone, both)
     assert [record["environment"]["world_size"] for record in (one, two)] == [1, 2]
     assert len(list((tmp_path / "two").glob("fig3a/*"))) == 1
 
@@ -53,13 +65,13 @@ def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(t
     os.kill(int(workers[-1]), signal.SIGKILL)
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0 and "Signal 9" in err
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers) and not list(tmp_path.glob("fig3a/*"))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert not list(tmp_path.glob("fig3a/*"))
 
     _, resumed, err = finish(start(tmp_path, TORCHRUN, 40))
     assert "resuming at outer step" in err
     _, whole, _ = finish(start(tmp_path / "whole", TORCHRUN, 40))
-    torch.testing.assert_close(resumed.images, whole.images, rtol=0, atol=1e-4)
-    torch.testing.assert_close(resumed.lrs, whole.lrs, rtol=1e-4, atol=0)
+    assert_close(resumed, whole)
 
 
 def test_two_runs_of_one_configuration_compute_it_once(tmp_path):

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ddcore.accuracy import evaluate
+from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import Made, Task
 from ddcore.experiments.methods.random_real import RandomReal
 
 if TYPE_CHECKING:
     from ddcore.experiments.config import Config
+    from ddcore.experiments.records import Record
 
 FEW = 5  # networks that a set is judged by
 
@@ -34,6 +36,14 @@ class BestOfMany(RandomReal):
         order = torch.stack(scores).argsort(descending=True)
         best = order[: max(1, config.nets // 5)].tolist()
         return Made(None, made.details | {"sets": best})
+
+    def faults(
+        self, config: "Config", record: "Record", images: DistilledData | None
+    ) -> dict[str, bool]:
+        sets = record.distillation.get("sets")
+        known = isinstance(sets, list) and all(j in range(config.nets) for j in sets)
+        wrong = {"its sets are not some of those drawn": not (known and sets)}
+        return super().faults(config, record, images) | wrong
 
     def run_of(self, details: dict[str, Any], j: int) -> int:
         sets = details["sets"]

@@ -12,6 +12,8 @@ from ddcore.experiments.methods.base import Made, Task
 from ddcore.experiments.methods.drawn import Drawn
 
 if TYPE_CHECKING:
+    from ddcore.experiments.config import Config
+    from ddcore.experiments.records import Record
     from ddcore.experiments.setup import Setup
 
 
@@ -33,6 +35,13 @@ class RandomReal(Drawn):
         assert made.images is not None
         return Made(None, made.details | {"lrs": made.images.lrs.tolist()})
 
+    def faults(
+        self, config: "Config", record: "Record", images: DistilledData | None
+    ) -> dict[str, bool]:
+        """A record without a file must have the rates of all epochs and steps."""
+        wrong = images is None and not _are_rates(record.distillation.get("lrs"), config)
+        return {"its learning rates are not those of its configuration": wrong}
+
     def redraw(self, setup: "Setup", details: dict[str, Any]) -> DistilledData:
         """The images of the first test run."""
         draw = self.source(setup)
@@ -45,6 +54,13 @@ class RandomReal(Drawn):
     ) -> Tensor:
         draw = self.source(setup)
         return self.images_of_run(draw, setup, "test", self.run_of(details, j))
+
+
+def _are_rates(lrs: Any, config: "Config") -> bool:
+    try:
+        return torch.tensor(lrs).shape == (config.epochs, config.steps)
+    except (RuntimeError, TypeError, ValueError):
+        return False
 
 
 KIND = RandomReal()
