@@ -54,6 +54,7 @@ class Network:
     size: int
     start: Weights = {}  # of parameters with a single axis; those not named start at 0
     forward_over_reverse = False  # the order in which its second derivatives are taken: `unroll`
+    checked = True  # whether that order is known to be right
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -206,7 +207,7 @@ class ModuleStack(Network):
     learning rates alone.
     """
 
-    forward_over_reverse = True
+    checked = False
 
     def __init__(self, module: nn.Module):
         name = type(module).__name__
