@@ -58,9 +58,10 @@ class Dataset:
             training images, a tenth of which (5,000 at most) become the validation split.
 
         Raises:
-            InputError: for other shapes, fewer than ten training images, or labels without a class.
+            InputError: for other shapes or pixels, fewer than ten training images, or labels
+                without a class.
         """
-        pixels = [(_unit_interval(images), labels.long()) for images, labels in (train, test)]
+        pixels = [(_unit_interval(images), labels.cpu().long()) for images, labels in (train, test)]
         for images, labels in pixels:
             if images.dim() != 4 or images.shape[2] != images.shape[3] or labels.dim() != 1:
                 raise InputError(
@@ -69,6 +70,8 @@ class Dataset:
                 )
             if len(images) != len(labels) or images.shape[1:] != pixels[0][0].shape[1:]:
                 raise InputError(f"{name}: images and labels, training and test do not match")
+            if len(images) and not 0 <= images.min() <= images.max() <= 1:
+                raise InputError(f"{name} has pixels outside 0 to 1 (of uint8: 0 to 255)")
         if len(pixels[0][0]) < 10:
             raise InputError(
                 f"{name} has {len(pixels[0][0])} training images: at least 10 are needed"
@@ -361,12 +364,13 @@ def _image_folder(name: str, entry: Source, folder: Path) -> _Files:
     mean, std = entry.mean, entry.std
     if not mean:
         mean, std = _statistics(x[:n], str(folder))
+    renamed = dict(entry.renamed)
     return _Files(
         train=(x[:n], torch.tensor(train.targets)),
         test=(x[n:], torch.tensor(test.targets)),
         mean=mean,
         std=std,
-        classes=entry.classes or tuple(train.classes),
+        classes=tuple(str(renamed.get(name, name)) for name in train.classes),
         sha256=_sha256(files, folder),
     )
 
@@ -425,6 +429,7 @@ def _sha256(files: list[Path], root: Path) -> str:
 
 
 def _unit_interval(images: Tensor) -> Tensor:
+    images = images.cpu()
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
@@ -432,6 +437,8 @@ def _stacked(part: Any) -> Split:
     """The items of a map-style dataset, in order."""
     import numpy as np
 
+    if len(part) == 0:
+        raise InputError(f"{type(part).__name__} has no images")
     images, labels = [], []
     for k in range(len(part)):
         image, label = part[k]

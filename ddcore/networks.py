@@ -252,7 +252,9 @@ def as_network(
     if network not in ARCHITECTURES:
         near = did_you_mean(network, ARCHITECTURES)
         raise InputError(f"unknown network {network!r}: one of {', '.join(ARCHITECTURES)}{near}")
-    return ARCHITECTURES[network].build(channels, size, classes)
+    stack = ARCHITECTURES[network].build(channels, size, classes)
+    stack.name = network  # what it is asked for by, whatever its class says
+    return stack
 
 
 def as_init_law(network: Network, init: str | InitLaw) -> InitLaw:

@@ -76,7 +76,8 @@ class Source:
     root; without one, it is a tree of images below the data root, or has a reader of its own.
     """
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()  # (): those of the folders of images
+    renamed: tuple[tuple[str, str], ...] = ()  # folders, and what their class is called
     mean: tuple[float, ...] = ()  # of the pixels in [0, 1]; (): measured on the training images
     std: tuple[float, ...] = ()
     torchvision: str = ""
@@ -157,6 +158,7 @@ DATASETS = {
     ),
     "cifar10-jpeg": Source(
         CIFAR,
+        renamed=(("airplane", "plane"), ("automobile", "car")),  # the paper's names
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.243, 0.261),
         augmented=True,
@@ -170,4 +172,4 @@ DATASETS = {
 
 def source(dataset: str) -> Source:
     """The entry of a dataset by name; that of a folder of images is the default."""
-    return DATASETS.get(dataset, Source(classes=()))
+    return DATASETS.get(dataset, Source())

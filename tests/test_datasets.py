@@ -422,6 +422,14 @@ class TestFolders:
 
 
 class TestFromTensors:
+    @pytest.mark.parametrize("outside", [-0.1, 1.5])
+    def test_pixels_outside_0_to_1_are_refused(self, outside):
+        images = torch.rand(20, 1, 28, 28)
+        images[3, 0, 5, 5] = outside
+        labels = torch.arange(20) % 5
+        with pytest.raises(InputError, match="pixels outside 0 to 1"):
+            Dataset.from_tensors((images, labels), (images, labels))
+
     def test_bytes_are_normalised_and_split(self):
         train = pixels(50, 3, 32, 32), labels_of(50)
         test = pixels(7, 3, 32, 32, seed=1), labels_of(7)
@@ -527,6 +535,10 @@ def as_picture(image: torch.Tensor) -> Image.Image:
 
 
 class TestFromTorchvision:
+    def test_an_empty_dataset_is_refused(self):
+        with pytest.raises(InputError, match="list has no images"):
+            Dataset.from_torchvision([], [])
+
     @pytest.mark.parametrize("mode", ["L", "RGB"])
     @pytest.mark.parametrize(
         "of",

@@ -314,9 +314,12 @@ class TestCompiledSteps:
         def mute(*_):
             raise AssertionError
 
-        step = Compiled(torch.exp)
-        step.call = torch.compile(step.step, backend=mute)
-        assert step(torch.zeros(1)) == 1
+        def step(network, x):
+            return torch.exp(x)
+
+        compiled = Compiled(step)
+        compiled.call = torch.compile(step, backend=mute)
+        assert compiled(LeNet(), torch.zeros(1)) == 1
         assert "slower: AssertionError" in capsys.readouterr().err
 
 
