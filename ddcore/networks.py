@@ -31,7 +31,8 @@ InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one networ
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A random generator of its own for every `key`, for example (seed, outer step, sample).
+    """A random generator of its own for every `key`, for example (seed, outer step, sample), on
+    the CPU.
 
     Keys that differ anywhere give independent streams, so results do not depend on which process
     draws which sample, nor on how many were drawn before.
@@ -241,9 +242,18 @@ class ModuleStack(Network):
 def as_network(
     network: Network | nn.Module | str, channels: int = 1, size: int = 28, classes: int = 10
 ) -> Network:
-    """A `Network` from a name (with the images' shape), from any suitable `nn.Module`, or as it is.
+    """A stack of networks by its name, from a module, or as it is.
 
-    InputError for an unknown name, or for a module that cannot be distilled.
+    Args:
+        network: "lenet", "alexcifarnet", or any `nn.Module` that maps [B, C, H, W] to [B, classes].
+        channels, size, classes: of the images, for a network by name.
+
+    Returns:
+        The `Network`, a pure function of weights and images.
+
+    Raises:
+        InputError: for an unknown name, images of a size that it does not take, or a module with
+            batch statistics, dropout or buffers.
     """
     if isinstance(network, Network):
         return network

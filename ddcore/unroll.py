@@ -43,8 +43,15 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each network, in nats: logits [N, B, K], labels int64 [B] or [N, B] ->
-    losses [N]."""
+    """Mean cross-entropy of each network, in nats (the loss of section 3).
+
+    Args:
+        logits: [N, B, K].
+        labels: int64 [B], or [N, B] for each network's own.
+
+    Returns:
+        Losses [N].
+    """
     labels = labels.expand(logits.shape[:2])
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     return losses.view(labels.shape).mean(1)

@@ -47,8 +47,11 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
 
 
 def network_of(distilled: DistilledData) -> Network:
-    """The architecture that the data was distilled for; InputError where it is not one of the
-    package's."""
+    """The architecture that the data was distilled for.
+
+    Raises:
+        InputError: where the data does not name one, or names one that is not the package's.
+    """
     meta = distilled.meta
     if "architecture" not in meta:
         raise InputError("the distilled data does not say which architecture it was distilled for")
