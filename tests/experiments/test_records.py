@@ -270,9 +270,14 @@ class TestStored:
         assert meta["objective"] == "cross_entropy" and meta["fixed_init"] is True
 
     @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.parent.name)
-    def test_a_committed_record_is_that_of_its_experiment_as_defined(self, file, monkeypatch):
+    def test_a_committed_record_is_that_of_its_experiment(self, file, monkeypatch):
+        """As defined, or a replicate: another seed, or the settings of the paper's code."""
         monkeypatch.setattr(records, "PROJECT", PROJECT)
         found = records.read(file.parent)
         assert found.key == file.parent.name == Config(**found.config).key
-        assert found.scale == "paper" and found.overrides == {}
-        assert records.find(found.experiment).folder == file.parent
+        assert found.scale == "paper" and found.overrides.keys() <= {"seed", "faithful"}
+        replicate = {name: str(value).lower() for name, value in found.overrides.items()}
+        replicate["dataset"] = found.config["dataset"]
+        assert configure(found.experiment, overrides=replicate).key == found.key
+        if not found.overrides:
+            assert records.find(found.experiment).folder == file.parent
