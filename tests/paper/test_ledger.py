@@ -472,5 +472,7 @@ class TestCommittedRecords:
         real("mnist")
         agrees, line = verify(records.find(name), 20)
         assert agrees, line
-        images = ddcore.load_distilled(name).images
-        assert images.shape == records.find(name).distilled.images.shape
+        record = records.find(name)
+        if record.has_images:  # else they were drawn again
+            images = ddcore.load_distilled(name).images
+            assert images.shape == record.distilled.images.shape
