@@ -121,6 +121,8 @@ OVERRIDES = (  # what -p may name
     *("iterations", "seed", "nets", "soft_labels", "faithful", "source", "attacked", "target"),
     "pool",
 )
+Value = int | float | bool | str
+BOOLEANS = {"true": True, "false": False}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -145,11 +147,19 @@ def parse_override(name: str, text: str) -> Any:
     annotation = Config.model_fields[name].annotation
     kind = next(kind for kind in (bool, int, str) if kind in (annotation, *_parts(annotation)))
     try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.strip().lower()]
-        return kind(text)
-    except (KeyError, ValueError):
+        return convert(text, kind)
+    except ValueError:
         raise InputError(f"{name}={text}: {TYPES[kind]} is allowed") from None
+
+
+def convert(text: str, kind: type[Value]) -> Value:
+    """What a reader wrote as a value of that type; ValueError where it is none."""
+    if kind is not bool:
+        return kind(text)
+    word = text.strip().lower()
+    if word not in BOOLEANS:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return BOOLEANS[word]
 
 
 def _parts(annotation: Any) -> list[Any]:

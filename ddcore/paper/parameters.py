@@ -18,12 +18,10 @@ from pathlib import Path
 import nbformat
 
 from ddcore.errors import InputError, did_you_mean
+from ddcore.experiments.config import TYPES, Value, convert
 from ddcore.files import absolute
 
-Value = int | float | bool | str
-TYPES: dict[str, type[Value]] = {"int": int, "float": float, "bool": bool, "str": str}
-NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-BOOLEANS = {"true": True, "false": False}
+TYPES_BY_NAME: dict[str, type[Value]] = {kind.__name__: kind for kind in TYPES}
 RANGE = re.compile(r"([-+.\de]+) to ([-+.\de]+): *")
 
 
@@ -49,8 +47,8 @@ class Parameter:
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
         if self.high < math.inf:
-            return f"{NAMES[self.type]} from {self.low:g} to {self.high:g}"
-        return NAMES[self.type]
+            return f"{TYPES[self.type]} from {self.low:g} to {self.high:g}"
+        return TYPES[self.type]
 
     def parse(self, text: str) -> Value:
         """The typed value of what the reader wrote; InputError where it is not allowed."""
@@ -74,16 +72,6 @@ class Parameter:
 
     def _refusal(self, text: str, hint: str = "") -> InputError:
         return InputError(f"{self.name}={text}: {self.allowed} is allowed{hint}")
-
-
-def convert(text: str, kind: type[Value]) -> Value:
-    """The text as a value of that type; ValueError where it is none."""
-    if kind is not bool:
-        return kind(text)
-    word = text.strip().lower()
-    if word not in BOOLEANS:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return BOOLEANS[word]
 
 
 # ---- The cell
@@ -152,9 +140,9 @@ def _type(annotation: ast.expr) -> tuple[type[Value], tuple[Value, ...]]:
 
 
 def _known(name: str) -> type[Value]:
-    if name not in TYPES:
-        raise ValueError(f"{name} is none of {', '.join(TYPES)}, Literal[...]")
-    return TYPES[name]
+    if name not in TYPES_BY_NAME:
+        raise ValueError(f"{name} is none of {', '.join(TYPES_BY_NAME)}, Literal[...]")
+    return TYPES_BY_NAME[name]
 
 
 def _range(help_text: str) -> tuple[float, float]:
