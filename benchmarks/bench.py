@@ -43,8 +43,9 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.records import find, here
 from ddcore.experiments.run import device_name, environment
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
-from ddcore.runtime import set_up
-from ddcore.unroll import CapturedMetaGradient, compiled_steps, meta_gradient
+from ddcore.support.compiled import CapturedMetaGradient, compiled_steps, is_compiled
+from ddcore.support.runtime import set_up
+from ddcore.unroll import meta_gradient
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 5
@@ -171,7 +172,7 @@ def ways(
 
     def compiled() -> torch.Tensor:
         images = meta_gradient(*given, step_functions=steps)[1].images
-        if not steps.compiled:
+        if not is_compiled(steps):
             sys.exit("torch.compile fails here, so there is nothing compiled to time")
         return images
 

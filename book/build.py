@@ -24,12 +24,12 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 
-from ddcore.errors import InputError, MachineError
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import ALIASES
 from ddcore.experiments.records import Record
-from ddcore.files import cache_folder, data_root
 from ddcore.paper import ledger, notebooks
+from ddcore.support.errors import InputError, MachineError
+from ddcore.support.files import cache_folder, data_root
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"

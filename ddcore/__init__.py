@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ddcore.networks import Network as Network
     from ddcore.networks import as_network as as_network
     from ddcore.networks import generator as generator
-    from ddcore.progress import Distillation as Distillation
     from ddcore.recipe import Recipe as Recipe
+    from ddcore.support.progress import Distillation as Distillation
     from ddcore.unroll import cross_entropy as cross_entropy
     from ddcore.unroll import forward_step as forward_step
     from ddcore.unroll import meta_gradient as meta_gradient
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ddcore.use import network_of as network_of
     from ddcore.use import train_on as train_on
 
-from ddcore.errors import InputError, MachineError
+from ddcore.support.errors import InputError, MachineError
 
 _MODULES = {
     "accuracy": ["evaluate"],
@@ -38,7 +38,7 @@ _MODULES = {
     "datasets": ["Dataset", "load"],
     "distilled": ["DistilledData"],
     "networks": ["AlexCifarNet", "LeNet", "Network", "as_network", "generator"],
-    "progress": ["Distillation"],
+    "support.progress": ["Distillation"],
     "recipe": ["Recipe"],
     "unroll": ["cross_entropy", "forward_step", "meta_gradient"],
     "use": ["load_distilled", "network_of", "train_on"],

@@ -13,7 +13,6 @@ needs: choices on the validation split, a way back from divergence, checkpoints,
 
 import sys
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -28,12 +27,12 @@ from ddcore.accuracy import evaluate
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, Learned, class_major
 from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
-from ddcore.progress import Checkpoint, Distillation, OuterState, Run
 from ddcore.recipe import Recipe
-from ddcore.runtime import process, value_of_first_process
+from ddcore.support.compiled import CapturedMetaGradient
+from ddcore.support.progress import Checkpoint, Distillation, OuterState, Run
+from ddcore.support.runtime import in_rounds, process, value_of_first_process
 from ddcore.unroll import (
     EAGER,
-    CapturedMetaGradient,
     Objective,
     StepFunctions,
     cross_entropy,
@@ -155,24 +154,10 @@ def samples_of_steps(
         rng = generator(seed, k, j)
         return init(rng), rng
 
-    threads = ThreadPoolExecutor(4)  # which it starts when they are first asked for
-
-    def begin(k: int) -> list[Callable[[], tuple[Tensor, torch.Generator]]]:
-        if k >= recipe.iterations:
-            return []
-        if ahead:
-            return [threads.submit(draw, k, j).result for j in own]
-        return [partial(draw, k, j) for j in own]
-
-    try:
-        coming = begin(first)
-        for k in range(first, recipe.iterations):
-            pending = coming
-            coming = begin(k + 1)
-            drawn = [result() for result in pending]
+    steps = range(first, recipe.iterations)
+    with closing(in_rounds(draw, ([(k, j) for j in own] for k in steps), ahead=ahead)) as rounds:
+        for k, drawn in zip(steps, rounds, strict=True):
             yield _stacked(drawn, data, recipe, generator(seed, k, "batch"), device)
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _stacked(

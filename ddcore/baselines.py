@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ddcore.datasets import Dataset
 from ddcore.distilled import class_major
-from ddcore.errors import InputError
 from ddcore.networks import InitLaw, Network, as_network, generator
+from ddcore.support.errors import InputError
 from ddcore.unroll import EAGER, StepFunctions, meta_gradient
 
 PAPERS_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # section 4.2: the fixed learning rates

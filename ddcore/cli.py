@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from ddcore.errors import InputError, MachineError, full_memory_named
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, resolve
 from ddcore.experiments.config import Config
 from ddcore.experiments.records import Record
-from ddcore.files import PROJECT, data_root
-from ddcore.registry import DATASETS
+from ddcore.support.errors import InputError, MachineError, full_memory_named
+from ddcore.support.files import PROJECT, data_root
+from ddcore.support.registry import DATASETS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 # click's, wherever this version of typer keeps it
@@ -85,8 +85,8 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment, or return its record; the last line on stdout is the record's folder."""
-    from ddcore import runtime
     from ddcore.experiments import run as runner
+    from ddcore.support import runtime
 
     if compile not in ("auto", "on", "off"):
         raise InputError(f"--compile {compile}: one of auto, on, off is allowed")

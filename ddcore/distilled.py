@@ -1,12 +1,6 @@
 """Distilled data: images, labels, their order and their learning rates, which belong together
-(equations 2 and 8).
+(equations 2 and 8). `ddcore.support.stored` describes the file that holds them."""
 
-The file format is `safetensors`: `images` [S, n, C, H, W] in normalised space; `labels` int64
-[S, n] or `soft_labels` float32 [S, n, K]; `lrs` float32 [E, S]; for a fixed init
-`init.<parameter>`. The header's `ddcore` entry is JSON.
-"""
-
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -15,15 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcore.datasets import Dataset
-from ddcore.errors import InputError
-from ddcore.files import whole
-
-FORMAT = 1
+from ddcore.support import stored
 
 
 class Learned(NamedTuple):
@@ -94,62 +83,12 @@ class DistilledData:
 
     def save(self, path: Path | str) -> None:
         """Write the file atomically: a reader sees the old file or the whole new one."""
-        tensors = self.learned().tensors()
-        if self.soft_labels is None:
-            tensors["labels"] = self.labels
-        for name, t in (self.init or {}).items():
-            tensors[f"init.{name}"] = t
-        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        header = {"ddcore": json.dumps({"format": FORMAT, **self.meta}, sort_keys=True)}
-        with whole(Path(path)) as part:
-            save_file(tensors, part, header)
+        stored.write(Path(path), **vars(self))
 
     @staticmethod
     def load(path: Path | str) -> "DistilledData":
         """Read such a file; InputError where it is none."""
-        try:
-            with safe_open(path, "pt") as file:
-                meta = json.loads((file.metadata() or {})["ddcore"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if meta.pop("format") != FORMAT:
-                raise ValueError(f"another format version than {FORMAT}")
-            return _checked(tensors, meta)
-        except (
-            *(OSError, SafetensorError, AttributeError),
-            *(KeyError, TypeError, ValueError),
-        ) as error:
-            raise InputError(f"{path} is not a file of distilled data: {error}") from error
-
-
-def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> DistilledData:
-    """The distilled data of a file's tensors; ValueError where they do not belong together."""
-    images = tensors["images"].float()
-    lrs = tensors["lrs"].float()
-    soft_labels = None
-    if "soft_labels" in tensors:
-        soft_labels = tensors["soft_labels"].float()
-        labels = soft_labels.argmax(-1)
-    else:
-        labels = tensors["labels"]
-    learned = Learned(images, lrs, soft_labels)
-    classes = len(meta["classes"])
-    S, n, *_ = images.shape
-    if images.dim() != 5 or 0 in images.shape or labels.shape != (S, n):
-        raise ValueError("its images, labels and rates do not belong together")
-    if lrs.dim() != 2 or lrs.shape[1] != S:
-        raise ValueError("its images, labels and rates do not belong together")
-    if not all(t.isfinite().all() for t in learned.tensors().values()):
-        raise ValueError("it has numbers that are not finite")
-    if labels.dtype != torch.int64 or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError("it has labels without a class")
-    if soft_labels is not None and soft_labels.shape[-1] != classes:
-        raise ValueError(
-            f"it has soft labels of {soft_labels.shape[-1]} classes and names {classes}"
-        )
-    init = {
-        name.removeprefix("init."): t for name, t in tensors.items() if name.startswith("init.")
-    }
-    return DistilledData(images, labels, lrs, soft_labels, init or None, meta)
+        return DistilledData(**stored.read(path))
 
 
 def class_major(

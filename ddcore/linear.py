@@ -31,7 +31,7 @@ from scipy.linalg import subspace_angles
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ddcore.errors import InputError
+from ddcore.support.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddcore.errors import InputError, did_you_mean
-from ddcore.registry import ARCHITECTURES, INIT_LAWS
+from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
 
 Weights = dict[str, Tensor]
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)

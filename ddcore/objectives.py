@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddcore.datasets import Dataset
-from ddcore.errors import InputError
+from ddcore.support.errors import InputError
 
 
 def matched(target: Dataset, source: str, classes: Sequence[str], channels: int) -> Dataset:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddcore.datasets import Dataset
 from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
-from ddcore.registry import ARCHITECTURES, Architecture
+from ddcore.support.registry import ARCHITECTURES, Architecture
 from ddcore.unroll import cross_entropy, real_gradient
 
 

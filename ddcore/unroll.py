@@ -22,20 +22,16 @@ they are learned, the soft labels. Two estimators give the same numbers:
   vector a step.
 """
 
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 
 from ddcore.distilled import DistilledData, Learned
-from ddcore.errors import InputError
 from ddcore.networks import Network, Weights, as_network, generator
+from ddcore.support.errors import InputError
 
 SAME_DERIVATIVE = 1e-6  # in float64, relative: 1e-15 to 1e-12 are measured
 # (logits [N, B, K], labels [B] or [N, B]) -> losses [N]
@@ -181,54 +177,14 @@ def real_gradient(
     return torch.func.grad(mean_loss, has_aux=True)(theta)
 
 
-class Compiled:
-    """A gradient step through `torch.compile`, which takes 20 to 70 s the first time and seconds
-    from its cache.
-
-    Where that fails (no C++ compiler, a cache that a killed process left damaged), a line says so
-    and the step is called as it stands; so is that of a module whose second derivatives are taken
-    forward over reverse.
-    """
-
-    def __init__(self, step: Callable):
-        self.step = step
-        self.call = torch.compile(step, dynamic=False)
-
-    def __call__(self, network: Network, *arguments):
-        if network.forward_over_reverse:
-            self.call = self.step
-        try:
-            return self.call(network, *arguments)
-        except BackendCompilerFailed as error:
-            self.call = self.step
-            cause = error.inner_exception
-            reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-            print(
-                f"running without torch.compile, 1.5 to 2.5 times slower: {reason}",
-                file=sys.stderr,
-            )
-            return self.step(network, *arguments)
-
-
 class StepFunctions(NamedTuple):
     """A gradient step there and back, as they stand above or compiled."""
 
     forward: Callable[..., Tensor] = forward_step
     reverse: Callable[..., tuple[Tensor, ...]] = reverse_step
 
-    @property
-    def compiled(self) -> bool:
-        """Whether both are, and compiling has not failed."""
-        return all(isinstance(step, Compiled) and step.call is not step.step for step in self)
-
 
 EAGER = StepFunctions()
-
-
-def compiled_steps() -> StepFunctions:
-    """The same functions compiled (`real_gradient` would gain nothing)."""
-    torch.compiler.reset()  # other shapes do not count towards the limit of recompilations
-    return StepFunctions(Compiled(forward_step), Compiled(reverse_step))
 
 
 def train(
@@ -316,73 +272,6 @@ def meta_gradient(
         lrs[e, s] = dlr
     soft_labels = None if distilled.soft_labels is None else labels
     return losses, distilled.with_learned(Learned(images, lrs, soft_labels))
-
-
-class CapturedMetaGradient:
-    """`meta_gradient` of one network and objective on a CUDA device, for many calls.
-
-    The first call records its thousands of small kernels as one CUDA graph. The next ones copy
-    their tensors to where the graph reads them and replay it, which spares Python starting each
-    kernel. What a call returns is overwritten by the next, and the memory that the graph computes
-    in stays reserved. Tensors of other shapes are recorded anew. Where recording fails, a line says
-    so and `meta_gradient` is called as it is.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        objective: Objective = cross_entropy,
-        step_functions: StepFunctions = EAGER,
-    ):
-        self.plain = partial(
-            meta_gradient, network, objective=objective, step_functions=step_functions
-        )
-        self.signature: list | None = None
-        self.replay: Callable | None = None
-
-    def __call__(
-        self, distilled: DistilledData, theta: Tensor, batch: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, DistilledData]:
-        learned = distilled.learned().tensors().values()
-        inputs = [theta, *batch, distilled.labels, *learned]
-        signature = [(t.shape, t.dtype, t.device) for t in inputs]
-        if signature != self.signature:
-            self.replay = None  # frees the memory of the last recording
-            self.signature = signature
-            self.replay = self._record(distilled, inputs)
-        if self.replay is None:
-            return self.plain(distilled, theta, batch)
-        return self.replay(inputs)
-
-    def _record(self, distilled: DistilledData, inputs: list[Tensor]) -> Callable | None:
-        places = [t.clone() for t in inputs]
-        theta, images, answers, labels, *learned = places
-        copy = replace(distilled, labels=labels).with_learned(Learned(*learned))
-        stream = torch.cuda.Stream(theta.device)
-        stream.wait_stream(torch.cuda.current_stream(theta.device))
-        with torch.cuda.stream(stream):  # and back to the caller's, also where recording fails
-            # what happens only once, compiling too, is not recorded
-            self.plain(copy, theta, (images, answers))
-            graph = torch.cuda.CUDAGraph()
-            try:  # other threads, NCCL's too, may use the device meanwhile
-                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                    result = self.plain(copy, theta, (images, answers))
-            except RuntimeError as error:
-                # leaving `graph` raises an error of its own
-                cause = f"{error.__context__ or error}".partition("\n")[0]
-                print(
-                    f"running without a CUDA graph, several times slower: {cause}", file=sys.stderr
-                )
-                return None
-        torch.cuda.current_stream(theta.device).wait_stream(stream)
-
-        def replay(inputs: list[Tensor]) -> tuple[Tensor, DistilledData]:
-            for place, t in zip(places, inputs, strict=True):
-                place.copy_(t)
-            graph.replay()
-            return result
-
-        return replay
 
 
 def _autograd(

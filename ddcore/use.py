@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.networks import Network, Weights, as_network
-from ddcore.registry import ARCHITECTURES, INIT_LAWS
+from ddcore.support.errors import InputError
+from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
 from ddcore.unroll import train_in_float64
 
 SHIPPED = Path(__file__).parent / "data"  # the sets that come with the package
@@ -30,7 +30,7 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
         return DistilledData.load(path / "distilled.safetensors")
     if path.is_file() or path.suffix:
         return DistilledData.load(path)
-    from ddcore.experiments import records  # only here does the science look records up
+    from ddcore.experiments import records  # not before a record is asked for
 
     record = records.find(name)
     if record is not None and record.has_images:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from ddcore import cli, datasets
-from ddcore.errors import InputError
 from ddcore.experiments import catalogue, records
 from ddcore.experiments.config import Config
-from ddcore.files import data_root
+from ddcore.support.errors import InputError
+from ddcore.support.files import data_root
 
 DATA_ROOT = data_root()  # before any test changes the environment
 SHARED = {

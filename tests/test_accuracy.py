@@ -7,8 +7,8 @@ from torch import nn
 from ddcore.accuracy import CHUNK, attack_scores, confusion, evaluate, predict
 from ddcore.datasets import load
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.networks import LeNet, ModuleStack, generator
+from ddcore.support.errors import InputError
 from ddcore.unroll import meta_gradient
 
 

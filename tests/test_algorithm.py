@@ -24,11 +24,11 @@ from ddcore.algorithm import (
 )
 from ddcore.datasets import load
 from ddcore.distilled import DistilledData, Learned
-from ddcore.errors import MachineError
 from ddcore.networks import LeNet, ModuleStack, Network, generator
-from ddcore.progress import ROLLBACKS, Distillation, OuterState
 from ddcore.recipe import Recipe
-from ddcore.runtime import Process
+from ddcore.support.errors import MachineError
+from ddcore.support.progress import ROLLBACKS, Distillation, OuterState
+from ddcore.support.runtime import Process
 from ddcore.unroll import meta_gradient, train
 
 SMALL = ModuleStack(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(49, 10)))

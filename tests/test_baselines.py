@@ -17,8 +17,8 @@ from ddcore.baselines import (
 )
 from ddcore.datasets import load
 from ddcore.distilled import class_major
-from ddcore.errors import InputError
 from ddcore.networks import LeNet, generator
+from ddcore.support.errors import InputError
 from ddcore.unroll import train
 
 

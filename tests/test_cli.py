@@ -14,14 +14,15 @@ import pytest
 import torch
 from conftest import TINY, TINY_RANDOM, tree
 
-from ddcore import cli, progress
+from ddcore import cli
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
-from ddcore.errors import MachineError
 from ddcore.experiments import records, run, setup
 from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, configure
 from ddcore.paper import notebooks as book
-from ddcore.registry import DATASETS
+from ddcore.support import progress
+from ddcore.support.errors import MachineError
+from ddcore.support.registry import DATASETS
 
 SMOKE = ("run", "fig2a", "--scale", "smoke")
 

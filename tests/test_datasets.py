@@ -1,26 +1,20 @@
-"""Datasets: what they hold, and that whatever is missing or damaged is named and never half
-used."""
+"""Datasets: what they hold, how they are split and drawn from, and those of your own."""
 
 import math
-import shutil
-import socket
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ddcore import datasets
 from ddcore.algorithm import distill
 from ddcore.datasets import Dataset, load
-from ddcore.errors import InputError
-from ddcore.files import data_root
 from ddcore.networks import generator
 from ddcore.recipe import Recipe
-from ddcore.registry import CIFAR, DATASETS
+from ddcore.support.errors import InputError
+from ddcore.support.readers import torchvision_datasets
 
 pytestmark = pytest.mark.usefixtures("apart")
-DATA_ROOT = data_root()  # before any test changes the environment
 SPLITS = ("train", "validation", "test")
 
 
@@ -44,14 +38,6 @@ def seen(data: Dataset) -> torch.Tensor:
 def assert_normalised(images: torch.Tensor, tolerance: float) -> None:
     assert images.mean((0, 2, 3)).abs().max() < tolerance
     assert (images.std((0, 2, 3)) - 1).abs().max() < tolerance
-
-
-def refusal(name: str, **options) -> str:
-    """What `load` says, in one line."""
-    with pytest.raises(InputError) as error:
-        load(name, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def idx(path, *sizes, fill=0):
@@ -140,285 +126,6 @@ class TestBatches:
         data = load("digits")
         assert not data.augmented
         assert data.augment(data.test[0], torch.Generator()) is data.test[0]
-
-
-@pytest.mark.data
-class TestTheRealOnes:
-    def test_mnist(self, real):
-        data = real("mnist")
-        assert sizes(data) == [55_000, 5_000, 10_000]
-        assert data.shape == (1, 28)
-        assert_normalised(data.train[0], 1e-2)
-        assert data.test[1][:5].tolist() == [7, 2, 1, 0, 4]
-
-    def test_usps_is_enlarged(self, real):
-        data = real("usps")
-        assert sizes(data) == [6_562, 729, 2_007]
-        assert data.shape == (1, 28)
-        assert data.train[1].unique().tolist() == list(range(10))
-
-    @pytest.mark.parametrize("file", ["usps.bz2", "usps.t.bz2"])
-    def test_a_truncated_usps_file_is_named(self, apart, file, real, monkeypatch):
-        real("usps")
-        monkeypatch.setenv("DDCORE_DATA", str(apart / "data"))
-        folder = apart / "data" / "USPS"
-        folder.mkdir(parents=True)
-        for name in ("usps.bz2", "usps.t.bz2"):
-            whole = (DATA_ROOT / "USPS" / name).read_bytes()
-            (folder / name).write_bytes(whole[: len(whole) // 2] if name == file else whole)
-        said = refusal("usps", download=False)
-        assert said.split(" is damaged")[0] == str(folder / file)
-
-
-class TestMissing:
-    @pytest.mark.parametrize("name", ["mnist", "fashionmnist", "usps", "svhn", "cifar10"])
-    def test_a_dataset_is_named_without_a_download(self, name, apart):
-        said = refusal(name, download=False)
-        assert f"{name} is not there" in said
-        assert str(apart / "data") in said
-        assert "DDCORE_DATA" in said
-        assert not datasets.is_available(name)
-        assert not (apart / "data").exists()
-
-    @pytest.mark.parametrize("name", ["mnist", "usps", "cifar10"])
-    def test_offline_a_download_ends_in_one_line(self, name, apart, monkeypatch, capsys):
-        def offline(*_, **__):
-            raise socket.gaierror(-2, "Name or service not known")
-
-        monkeypatch.setattr(socket, "getaddrinfo", offline)
-        said = refusal(name)
-        assert f"{name} is not there" in said
-        assert str(apart / "data") in said
-        assert "Name or service not known" in said
-        assert "go online once" in said
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert f"downloading {name} to {apart / 'data'}" in err
-
-    def test_cifar10_jpeg_is_never_a_stand_in_and_never_downloaded(self, apart, capsys):
-        said = refusal("cifar10-jpeg")
-        assert "cifar10-jpeg is not there" in said
-        assert str(apart / "data" / "cifar10-jpeg") in said
-        assert "downloading" not in capsys.readouterr().err
-
-    def test_an_unknown_name_is_refused_with_those_that_there_are(self):
-        said = refusal("nowhere")
-        for text in ("unknown dataset 'nowhere'", "digits, mnist", "folder:PATH"):
-            assert text in said
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param("folder:/nowhere", id="no folder"),
-            pytest.param("folder:" + "x" * 5000, id="name too long"),
-            pytest.param("folder:a\0b", id="NUL in the name"),
-        ],
-    )
-    def test_a_folder_that_is_not_there(self, name):
-        said = refusal(name)
-        assert "is not there" in said
-        assert "train and test" in said
-
-
-class TestFilesOfMnistsFormat:
-    def test_whole_ones_are_read(self, apart):
-        tiny_mnist(apart / "data")
-        data = load("mnist", download=False)
-        assert sizes(data) == [18, 2, 10]
-        expected = (torch.arange(10 * 784) % 10).view(10, 1, 28, 28) / 255
-        assert torch.allclose(data.test[0], (expected - 0.1307) / 0.3081)
-        assert data.test[1].tolist() == list(range(10))
-
-    def test_another_data_root_is_another_dataset(self, apart, monkeypatch):
-        tiny_mnist(apart / "data")
-        first = load("mnist", download=False)
-        assert load("mnist") is first  # read once, however it is asked for
-        monkeypatch.setenv("DDCORE_DATA", str(apart / "other"))
-        tiny_mnist(apart / "other", test=7)
-        assert sizes(load("mnist", download=False)) == [18, 2, 7]
-
-    @pytest.mark.parametrize("kept", [0, 3, 4, 8, 15, 16, 500, -1])
-    @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-    def test_a_truncated_one_is_named(self, apart, name, kept):
-        file = tiny_mnist(apart / "data") / name
-        whole = file.read_bytes()
-        file.write_bytes(whole[:kept])
-        if file.read_bytes() == whole:
-            file.write_bytes(whole + b"x")
-        said = refusal("mnist", download=False)
-        assert f"{file} is truncated or damaged" in said
-
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            pytest.param(
-                lambda raw, images, labels: shutil.copy(raw / "t10k-images-idx3-ubyte", images),
-                id="fewer images",
-            ),
-            pytest.param(lambda raw, images, labels: idx(labels, 20, fill=10), id="no such class"),
-            pytest.param(
-                lambda raw, images, labels: shutil.copy(labels, images), id="labels for images"
-            ),
-        ],
-    )
-    def test_a_wrong_one_is_named_and_not_half_used(self, apart, damage):
-        raw = tiny_mnist(apart / "data")
-        images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
-        damage(raw, images, labels)
-        assert f"{images} or {labels} is damaged" in refusal("mnist", download=False)
-
-    def test_wrong_cifar_files_are_named(self, apart):
-        entry = DATASETS["cifar10"]
-        for name in (*entry.train_files, *entry.test_files):
-            (apart / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-            (apart / "data" / name).write_bytes(b"\x80")
-        said = refusal("cifar10", download=False)
-        assert str(apart / "data" / "cifar-10-batches-py/data_batch_1") in said
-        assert "damaged" in said
-        assert "test_batch" not in said  # of the training images alone
-
-
-class TestFolders:
-    @pytest.mark.parametrize(
-        ("mode", "side", "channels"),
-        [
-            pytest.param("L", 28, 1, id="grey"),
-            pytest.param("1", 28, 1, id="black and white"),
-            pytest.param("RGB", 32, 3, id="colour"),
-            pytest.param("P", 32, 3, id="palette"),
-        ],
-    )
-    def test_a_folder_of_images(self, pictures, mode, side, channels):
-        folder = pictures("abc", mode=mode, side=side)
-        (folder / "train" / "a" / "notes.txt").write_text("not an image")
-        data = load(f"folder:{folder}")
-        assert data.shape == (channels, side)
-        assert data.classes == ("a", "b", "c")
-        assert data.name == f"folder:{folder}"
-        assert sizes(data) == [27, 3, 6]
-        assert_normalised(seen(data), 1e-2)
-        assert not data.augmented
-
-    def test_pixels_and_labels_belong_together(self, pictures):
-        folder = pictures()
-        Image.new("L", (28, 28), 255).save(folder / "test" / "b" / "1.png")
-        data = load(f"folder:{folder}")
-        white = data.test[0][3] * data.std[0] + data.mean[0]
-        assert torch.allclose(white, torch.ones(()))
-        assert data.test[1].tolist() == [0, 0, 1, 1]
-
-    def test_the_jpegs_of_cifar10_have_its_names_statistics_and_augmentation(self, pictures):
-        own = ("airplane", "automobile", *CIFAR[2:])  # the folders' names
-        folder = pictures(own, mode="RGB", side=32, name="data/cifar10-jpeg")
-        assert folder.is_dir()
-        data = load("cifar10-jpeg")
-        entry = DATASETS["cifar10"]
-        assert data.name == "cifar10-jpeg"
-        assert (data.classes, data.mean, data.std) == (entry.classes, entry.mean, entry.std)
-        assert data.augmented
-
-    def test_it_is_read_once_until_a_file_changes(self, pictures, monkeypatch):
-        folder = pictures()
-        opened = []
-        read = Image.open
-        monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or read(file))
-        first = load(f"folder:{folder}")
-        assert len(opened) == 24
-        assert load(f"folder:{folder}") is first
-        assert len(opened) == 24
-        Image.new("L", (30, 30)).save(folder / "test" / "b" / "1.png")
-        assert "30x30" in refusal(f"folder:{folder}")  # of another size than the others
-
-    def test_where_it_stands_does_not_count(self, pictures):
-        one, two = (pictures(name=name) for name in ("one", "two"))
-        assert load(f"folder:{one}").sha256 == load(f"folder:{two}").sha256
-
-    def test_an_image_moved_to_another_class_changes_the_hash(self, pictures):
-        """The same files in the same order."""
-        one, two = (pictures(name=name) for name in ("one", "two"))
-        for folder in (one, two):
-            for i in (0, 1):
-                (folder / "test" / "b" / f"{i}.png").replace(folder / "test" / "b" / f"{i + 2}.png")
-        (two / "test" / "a" / "1.png").replace(two / "test" / "b" / "1.png")
-        assert load(f"folder:{one}").sha256 != load(f"folder:{two}").sha256
-
-    @pytest.mark.parametrize(
-        ("damage", "said"),
-        [
-            pytest.param(
-                lambda file: file.write_bytes(file.read_bytes()[:200]),
-                "not a whole image",
-                id="truncated",
-            ),
-            pytest.param(lambda file: file.write_bytes(b""), "not a whole image", id="empty"),
-            pytest.param(lambda file: file.write_text("no"), "not a whole image", id="text"),
-            pytest.param(
-                lambda file: Image.new("L", (32, 32)).save(file), "32x32 pixels", id="larger"
-            ),
-            pytest.param(
-                lambda file: Image.new("RGB", (28, 28)).save(file), "3 channels", id="colour"
-            ),
-            pytest.param(
-                lambda file: Image.new("I;16", (28, 28), 3000).save(file),
-                "mode I;16",
-                id="16 bits",
-            ),
-        ],
-    )
-    def test_a_bad_image_is_named(self, pictures, damage, said):
-        folder = pictures()
-        file = folder / "train" / "b" / "3.png"
-        damage(file)
-        refused = refusal(f"folder:{folder}")
-        assert str(file) in refused
-        assert said in refused
-
-    def test_a_class_in_only_one_part_is_named(self, pictures):
-        folder = pictures("abc")
-        shutil.rmtree(folder / "test" / "c")
-        said = refusal(f"folder:{folder}")
-        assert f"{folder}: the class c is in only one of train and test" in said
-
-    def test_an_empty_class_is_named(self, pictures):
-        folder = pictures("ab")
-        shutil.rmtree(folder / "train" / "b")
-        (folder / "train" / "b").mkdir()
-        said = refusal(f"folder:{folder}")
-        assert str(folder) in said
-        assert "classes b" in said
-
-    def test_a_missing_part_is_named(self, pictures):
-        folder = pictures("ab")
-        shutil.rmtree(folder / "train")
-        assert f"{folder} must hold train and test" in refusal(f"folder:{folder}")
-        (folder / "train").mkdir()
-        assert str(folder / "train") in refusal(f"folder:{folder}")
-
-    def test_another_size_is_named(self, pictures):
-        folder = pictures("ab", side=30)
-        said = refusal(f"folder:{folder}")
-        for text in (str(folder), "30x30", "28x28 or 32x32 is allowed"):
-            assert text in said
-
-    def test_too_few_images_cannot_be_split(self, pictures):
-        folder = pictures("a")
-        (folder / "train" / "a" / "0.png").unlink()
-        said = refusal(f"folder:{folder}")
-        assert f"{folder} holds 9 training images: at least 10 are needed" in said
-
-    def test_images_of_one_value_cannot_be_normalised(self, pictures):
-        folder = pictures("ab")
-        for file in folder.rglob("*.png"):
-            Image.new("L", (28, 28), 7).save(file)
-        said = refusal(f"folder:{folder}")
-        assert str(folder) in said
-        assert "single value" in said
-
-    def test_nothing_is_written(self, pictures, apart):
-        folder = pictures()
-        before = sorted(apart.rglob("*"))
-        load(f"folder:{folder}")
-        assert sorted(apart.rglob("*")) == before
 
 
 class TestFromTensors:
@@ -571,7 +278,7 @@ class TestFromTorchvision:
 
     def test_one_of_torchvision_s_own(self, apart):
         tiny_mnist(apart)
-        mnist = datasets.torchvision_datasets().MNIST
+        mnist = torchvision_datasets().MNIST
         data = Dataset.from_torchvision(mnist(apart), mnist(apart, train=False))
         assert data.name == "mnist"
         assert sizes(data) == [18, 2, 10]

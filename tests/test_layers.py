@@ -9,8 +9,9 @@ from torch import nn
 
 from ddcore import unroll
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.networks import ModuleStack, generator
+from ddcore.support.compiled import compiled_steps, is_compiled
+from ddcore.support.errors import InputError
 from ddcore.unroll import meta_gradient, train
 
 SIDE, CLASSES = 8, 3
@@ -202,7 +203,7 @@ class TestTheCheckOfAModule:
 
     def test_the_other_order_is_not_compiled(self):
         network, *inputs = case(classifier(EXACT["LayerNorm"]))
-        steps = unroll.compiled_steps()
+        steps = compiled_steps()
         losses, gradient = meta_gradient(network, *inputs, step_functions=steps)
-        assert not steps.compiled
+        assert not is_compiled(steps)
         assert torch.equal(gradient.images, meta_gradient(network, *inputs)[1].images)

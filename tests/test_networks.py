@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from ddcore.errors import InputError
 from ddcore.networks import (
     AlexCifarNet,
     LeNet,
@@ -16,7 +15,8 @@ from ddcore.networks import (
     generator,
     max2x2,
 )
-from ddcore.registry import INIT_LAWS
+from ddcore.support.errors import InputError
+from ddcore.support.registry import INIT_LAWS
 
 
 def textbook_lenet(channels: int, size: int) -> nn.Module:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ddcore.datasets import load
-from ddcore.errors import InputError
 from ddcore.objectives import matched, poisoned, relabelled
+from ddcore.support.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 

@@ -8,8 +8,8 @@ import torch
 
 import ddcore
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.networks import LeNet, generator
+from ddcore.support.errors import InputError
 from ddcore.unroll import train_in_float64
 from ddcore.use import load_distilled, network_of, train_on
 

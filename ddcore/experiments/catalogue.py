@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments import methods
 from ddcore.experiments.config import RECIPE_FIELDS, Config, parse_override
 from ddcore.recipe import Recipe
-from ddcore.registry import source
+from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.registry import source
 
 FILE = Path(__file__).with_name("experiments.yml")
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there

@@ -11,11 +11,11 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments import methods
-from ddcore.files import absolute
 from ddcore.recipe import Recipe
-from ddcore.registry import ARCHITECTURES, DATASETS, INIT_LAWS
+from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.files import absolute
+from ddcore.support.registry import ARCHITECTURES, DATASETS, INIT_LAWS
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
 

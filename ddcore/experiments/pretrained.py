@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 from ddcore.accuracy import evaluate
 from ddcore.datasets import Dataset, load
-from ddcore.errors import InputError
 from ddcore.experiments import records
 from ddcore.experiments.config import Config
-from ddcore.files import whole
 from ddcore.networks import as_network
 from ddcore.pretrain import pretrain
-from ddcore.registry import ARCHITECTURES, source
+from ddcore.support.errors import InputError
+from ddcore.support.files import whole
+from ddcore.support.registry import ARCHITECTURES, source
 
 
 def training_of(config: Config) -> Config:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from typing_extensions import TypedDict
 
-from ddcore.errors import InputError
 from ddcore.experiments.catalogue import EXPERIMENTS, configure, resolve
 from ddcore.experiments.config import Config
-from ddcore.files import PROJECT, cache_folder
-from ddcore.registry import source
+from ddcore.support.errors import InputError
+from ddcore.support.files import PROJECT, cache_folder
+from ddcore.support.registry import source
 
 if TYPE_CHECKING:
     from torch import Tensor

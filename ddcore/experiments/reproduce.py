@@ -9,14 +9,14 @@ import time
 from functools import cache
 from typing import NamedTuple
 
-from ddcore.errors import InputError, MachineError, full_memory_named
 from ddcore.experiments import pretrained, records
 from ddcore.experiments.catalogue import EXPERIMENTS
 from ddcore.experiments.config import Config
 from ddcore.experiments.cost import cost
 from ddcore.experiments.records import Record
 from ddcore.experiments.run import run
-from ddcore.runtime import check_device
+from ddcore.support.errors import InputError, MachineError, full_memory_named
+from ddcore.support.runtime import check_device
 
 Shard = tuple[int, int]  # (k, n): every n-th experiment, from the k-th
 

@@ -22,9 +22,10 @@ from ddcore.experiments.measure import measure
 from ddcore.experiments.methods.base import Made, Task
 from ddcore.experiments.records import Record
 from ddcore.experiments.setup import Setup, prepare
-from ddcore.files import PROJECT, cache_folder
-from ddcore.runtime import check_device, only_one, process, set_up, wait_for_all
-from ddcore.unroll import EAGER, compiled_steps
+from ddcore.support.compiled import compiled_steps, is_compiled
+from ddcore.support.files import PROJECT, cache_folder
+from ddcore.support.runtime import check_device, only_one, process, set_up, wait_for_all
+from ddcore.unroll import EAGER
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _compute(request: Request, setup: Setup) -> Record | None:
     if stored is not None:  # metrics are computed from what is stored
         images = DistilledData.load(stored).to(setup.device)
     metrics = measure(setup, images, details)
-    machine = environment(made.devices or [device], step_functions.compiled)
+    machine = environment(made.devices or [device], is_compiled(step_functions))
     seconds = round(time.monotonic() - began + made.seconds_before)
     content = {
         "experiment": request.experiment,

@@ -11,7 +11,7 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.measure import measure
 from ddcore.experiments.records import Metric, Record
 from ddcore.experiments.setup import Setup, prepare
-from ddcore.runtime import set_up
+from ddcore.support.runtime import set_up
 
 # Of a mean accuracy that is derived again: a tenth of a percentage point. In float32, which many
 # records were measured in, rounding can send a single network far from its place, so of 20 and more

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from ddcore.errors import InputError
+from ddcore.support.errors import InputError
 
 FILE = Path(__file__).with_name("claims.yml")
 TEST_ACCURACY = "test_accuracy"

@@ -22,9 +22,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from ddcore.errors import InputError, MachineError
-from ddcore.files import whole
 from ddcore.paper.parameters import Value, values
+from ddcore.support.errors import InputError, MachineError
+from ddcore.support.files import whole
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 CELL_LIMIT = 3600  # seconds

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import nbformat
 
-from ddcore.errors import InputError, did_you_mean
 from ddcore.experiments.config import TYPES, Value, convert
-from ddcore.files import absolute
+from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.files import absolute
 
 TYPES_BY_NAME: dict[str, type[Value]] = {kind.__name__: kind for kind in TYPES}
 RANGE = re.compile(r"([-+.\de]+) to ([-+.\de]+): *")

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from conftest import SHARED, tree
 
-from ddcore.errors import InputError
 from ddcore.experiments import catalogue
 from ddcore.experiments.catalogue import (
     ALIASES,
@@ -19,6 +18,7 @@ from ddcore.experiments.catalogue import (
     resolve,
 )
 from ddcore.experiments.config import Config
+from ddcore.support.errors import InputError
 
 
 class TestExperiments:

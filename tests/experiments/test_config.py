@@ -9,10 +9,10 @@ from conftest import TINY
 from pydantic import ValidationError
 
 from ddcore.algorithm import Recipe
-from ddcore.errors import InputError
 from ddcore.experiments import config as configuration
 from ddcore.experiments.catalogue import SCALES, configure
 from ddcore.experiments.config import OVERRIDES, Config, parse_override
+from ddcore.support.errors import InputError
 
 KEYS = json.loads(Path(__file__).with_name("keys.json").read_text())
 

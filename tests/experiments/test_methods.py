@@ -13,7 +13,6 @@ from ddcore import baselines, datasets
 from ddcore.accuracy import evaluate
 from ddcore.baselines import PAPERS_RATES
 from ddcore.distilled import class_major
-from ddcore.errors import InputError
 from ddcore.experiments import catalogue, methods, records
 from ddcore.experiments.config import OVERRIDES, Config
 from ddcore.experiments.methods.drawn import Drawn
@@ -21,6 +20,7 @@ from ddcore.experiments.run import run
 from ddcore.experiments.setup import prepare
 from ddcore.experiments.verify import verify
 from ddcore.networks import generator
+from ddcore.support.errors import InputError
 from ddcore.unroll import train, train_in_float64
 
 SMALL = Config(dataset="digits", steps=2, nets=3, iterations=2, batch=64)

@@ -12,7 +12,6 @@ from safetensors import safe_open
 
 import ddcore
 from ddcore import datasets
-from ddcore.errors import InputError
 from ddcore.experiments import catalogue, methods, pretrained, records
 from ddcore.experiments.config import Config
 from ddcore.experiments.pretrained import Pool, training_of
@@ -20,7 +19,8 @@ from ddcore.experiments.run import run
 from ddcore.experiments.setup import init_law, initial_weights, prepare
 from ddcore.experiments.verify import verify
 from ddcore.networks import LeNet, generator
-from ddcore.registry import DATASETS
+from ddcore.support.errors import InputError
+from ddcore.support.registry import DATASETS
 from ddcore.unroll import train_in_float64
 
 RECIPE = {

@@ -7,10 +7,10 @@ import torch
 from conftest import TINY, tree
 from safetensors import safe_open
 
-from ddcore.errors import InputError
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import configure
 from ddcore.experiments.config import Config
+from ddcore.support.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("apart")
 PROJECT = records.PROJECT  # before a test moves it

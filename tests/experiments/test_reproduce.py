@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 from conftest import SHARED, TINY_RANDOM
 
-from ddcore.errors import MachineError
 from ddcore.experiments import reproduce
 from ddcore.experiments.catalogue import EXPERIMENTS
 from ddcore.experiments.config import Config
 from ddcore.experiments.cost import cost
 from ddcore.experiments.run import run
+from ddcore.support.errors import MachineError
 
 
 def first_words(lines):

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY_RANDOM, tree
 
-from ddcore.errors import InputError
 from ddcore.experiments import records
 from ddcore.experiments import run as runner
 from ddcore.experiments.catalogue import configure
 from ddcore.experiments.run import Request, plan, run
 from ddcore.experiments.verify import verify
 from ddcore.networks import Network
-from ddcore.registry import ARCHITECTURES, Architecture
+from ddcore.support.errors import InputError
+from ddcore.support.registry import ARCHITECTURES, Architecture
 
 pytestmark = pytest.mark.usefixtures("apart")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ddcore import datasets
-from ddcore.errors import InputError
 from ddcore.experiments.config import Config
 from ddcore.experiments.setup import prepare
 from ddcore.networks import AlexCifarNet, LeNet, generator
+from ddcore.support.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("apart")
 DIGITS = Config(dataset="digits", seed=3)

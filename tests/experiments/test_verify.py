@@ -8,10 +8,10 @@ from conftest import TINY_RANDOM, set_apart
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ddcore.errors import InputError
 from ddcore.experiments import records
 from ddcore.experiments.run import run
 from ddcore.experiments.verify import ENOUGH, verify
+from ddcore.support.errors import InputError
 
 FAKE = [0.99]
 

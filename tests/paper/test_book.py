@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddcore.errors import InputError
 from ddcore.paper import notebooks
+from ddcore.support.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from ddcore.errors import InputError
 from ddcore.experiments import catalogue, records
 from ddcore.paper import claims
 from ddcore.paper.claims import (
@@ -22,6 +21,7 @@ from ddcore.paper.claims import (
     Verdict,
     expand,
 )
+from ddcore.support.errors import InputError
 
 CLAIMS = claims.load()
 CELLS = [c for c in CLAIMS.values() if isinstance(c, Result | Context | Baseline)]

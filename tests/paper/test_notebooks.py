@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddcore.errors import InputError, MachineError
 from ddcore.paper import notebooks
 from ddcore.paper.parameters import parameters
+from ddcore.support.errors import InputError, MachineError
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -155,9 +155,7 @@ class TestFailures:
         assert os.listdir() == []
 
     def test_bad_input_that_only_a_cell_can_see_is_the_reader_s(self, folder):
-        put(
-            folder, "a", "from ddcore.errors import InputError\nraise InputError('no such dataset')"
-        )
+        put(folder, "a", "from ddcore import InputError\nraise InputError('no such dataset')")
         with pytest.raises(InputError, match="a, cell 3 failed: InputError: no such dataset"):
             notebooks.run("a", {})
 

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from ddcore.errors import InputError
 from ddcore.paper import parameters
 from ddcore.paper.parameters import Parameter
+from ddcore.support.errors import InputError
 
 DECLARED = """\
 steps: int = 2  # 1 to 100: gradient steps

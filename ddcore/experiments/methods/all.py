@@ -7,7 +7,7 @@ from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import TOGETHER, Made, Method, Task, Trained
 from ddcore.experiments.methods.drawn import DISTILLATION_ONLY
 from ddcore.experiments.pretrained import Pool
-from ddcore.registry import ARCHITECTURES, source
+from ddcore.support.registry import ARCHITECTURES, source
 
 if TYPE_CHECKING:
     from ddcore.experiments.config import Config

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddcore.accuracy import attack_scores, evaluate
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
-from ddcore.registry import ARCHITECTURES
+from ddcore.support.registry import ARCHITECTURES
 from ddcore.unroll import EAGER, StepFunctions
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ddcore.accuracy import evaluate
 from ddcore.algorithm import distill
 from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import TOGETHER, Made, Method, Task, Trained
-from ddcore.progress import Checkpoint
+from ddcore.support.progress import Checkpoint
 from ddcore.unroll import train_in_float64
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.experiments import records
 from ddcore.experiments.methods.base import Made, Task
 from ddcore.experiments.methods.distilled import Distilled
+from ddcore.support.errors import InputError
 
 if TYPE_CHECKING:
     from ddcore.experiments.config import Config

@@ -18,10 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddcore.distilled import DistilledData, Learned
-from ddcore.errors import MachineError
-from ddcore.files import whole
 from ddcore.recipe import Recipe
-from ddcore.runtime import process
+from ddcore.support.errors import MachineError
+from ddcore.support.files import whole
+from ddcore.support.runtime import process
 
 CHECKPOINT_SECONDS = 10.0
 EXPLODED = 1e4  # a loss so many times the one at the last validation, or not finite, has diverged

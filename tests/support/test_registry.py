@@ -5,16 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddcore import registry
 from ddcore.accuracy import evaluate
 from ddcore.algorithm import distill
-from ddcore.datasets import load, torchvision_datasets
+from ddcore.datasets import load
 from ddcore.distilled import DistilledData
-from ddcore.errors import InputError
 from ddcore.networks import Network, as_network, generator
 from ddcore.pretrain import pretrain
 from ddcore.recipe import Recipe
-from ddcore.registry import ARCHITECTURES, DATASETS, INIT_LAWS, Architecture, Source
+from ddcore.support import registry
+from ddcore.support.errors import InputError
+from ddcore.support.readers import torchvision_datasets
+from ddcore.support.registry import ARCHITECTURES, DATASETS, INIT_LAWS, Architecture, Source
 from ddcore.use import network_of, train_on
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ddcore.algorithm import adam_step
 from ddcore.networks import ModuleStack
-from ddcore.progress import Checkpoint, Distillation, OuterState, Run
+from ddcore.support.progress import Checkpoint, Distillation, OuterState, Run
 from ddcore.unroll import cross_entropy
 
 
@@ -79,7 +79,7 @@ def undisturbed() -> Distillation:
 
 @pytest.fixture
 def always_saved(monkeypatch):
-    monkeypatch.setattr("ddcore.progress.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("ddcore.support.progress.CHECKPOINT_SECONDS", 0)
 
 
 class Cut(Exception):
@@ -210,7 +210,7 @@ import sys
 from pathlib import Path
 import torch
 from test_algorithm import distillation
-from ddcore import progress
+from ddcore.support import progress
 progress.CHECKPOINT_SECONDS = 0
 folder = Path(sys.argv[1])
 found = distillation(checkpoint=progress.Checkpoint(folder / "c.safetensors", "a"))
@@ -222,7 +222,7 @@ torch.save(found.distilled.images, folder / "images.pt")
 def test_a_killed_process_goes_on_bit_by_bit(tmp_path):
     """kill -9 at several random moments, then the same command."""
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     checkpoint = tmp_path / "c.safetensors"
 

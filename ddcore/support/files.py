@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ddcore.errors import InputError, MachineError
+from ddcore.support.errors import InputError, MachineError
 
-PROJECT = Path(__file__).parents[1]  # the checkout; of an installed wheel, its site-packages
+PROJECT = Path(__file__).parents[2]  # the checkout; of an installed wheel, its site-packages
 
 
 def cache_folder() -> Path:

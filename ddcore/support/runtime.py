@@ -1,19 +1,23 @@
-"""The machine: device, memory, processes, and a lock that frees itself."""
+"""The machine: device, memory, processes, threads, and a lock that frees itself."""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ddcore.errors import InputError, MachineError
+from ddcore.support.errors import InputError, MachineError
+
+Result = TypeVar("Result")
 
 
 class Process(NamedTuple):
@@ -51,6 +55,29 @@ def value_of_first_process(value: Tensor) -> float:
     if dist.is_initialized():
         dist.broadcast(value, 0)
     return value.item()
+
+
+def in_rounds(
+    function: Callable[..., Result], rounds: Iterable[list[tuple]], *, ahead: bool
+) -> Generator[list[Result]]:
+    """The results of a function for each round of arguments. ahead: threads compute those of the
+    next round meanwhile."""
+    threads = ThreadPoolExecutor(4)  # which it starts when they are first asked for
+
+    def begin(arguments: list[tuple]) -> list[Callable[[], Result]]:
+        if ahead:
+            return [threads.submit(function, *given).result for given in arguments]
+        return [partial(function, *given) for given in arguments]
+
+    try:
+        begun = map(begin, rounds)
+        pending = next(begun, None)
+        while pending is not None:
+            following = next(begun, None)
+            yield [result() for result in pending]
+            pending = following
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def check_device(device: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from ddcore.errors import InputError, MachineError
-from ddcore.files import absolute, cache_folder, data_root, whole
+from ddcore.support.errors import InputError, MachineError
+from ddcore.support.files import absolute, cache_folder, data_root, whole
 
 
 class TestFolders:

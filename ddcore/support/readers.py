@@ -1,0 +1,291 @@
+"""Datasets' readers: pixels and labels out of what torchvision fetches, folders of images,
+scikit-learn and map-style datasets; whatever is missing or damaged is named."""
+
+import hashlib
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor
+
+from ddcore.support.errors import InputError
+from ddcore.support.files import data_root
+from ddcore.support.registry import DATASETS, Source, source
+
+Labelled = tuple[Tensor, Tensor]  # images [B, C, H, W] in [0, 1] and labels int64 [B]
+
+
+class Files(NamedTuple):
+    """What files hold: pixels in [0, 1] with their labels, the statistics and names of classes."""
+
+    train: Labelled
+    test: Labelled
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    sha256: str
+
+
+def read(name: str, root: Path) -> Files:
+    """What the files of a dataset hold, by its name, below the data root; InputError where they are
+    missing or damaged, or the name is none."""
+    entry = source(name)
+    if name == "digits":
+        return _digits(entry)
+    if entry.torchvision:
+        return _torchvision(entry, root / entry.folder)
+    if name in DATASETS or name.startswith("folder:"):
+        # an absolute path replaces the root
+        return _image_folder(name, entry, root / name.removeprefix("folder:"))
+    raise InputError(f"unknown dataset {name!r}: one of {', '.join(DATASETS)}, or folder:PATH")
+
+
+def stamps(name: str) -> tuple:
+    """What changes when a file of `folder:PATH` does; of another dataset, nothing."""
+    folder = Path(name.removeprefix("folder:"))
+    if not name.startswith("folder:") or not os.path.isdir(folder):
+        return ()
+    walk = os.walk(folder, followlinks=True)
+    files = (Path(place, name) for place, _, names in walk for name in names)
+    return tuple(
+        sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists())
+    )
+
+
+def _digits(entry: Source) -> Files:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged to 28x28; every fifth one is
+    a test image."""
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    x = F.interpolate(x, size=28, mode="bilinear", align_corners=False)
+    y = torch.tensor(digits.target).long()
+    test = torch.arange(len(y)) % 5 == 4
+    mean = round(x[~test].mean().item(), 4)
+    std = round(x[~test].std().item(), 4)
+    sha256 = hashlib.sha256(digits.images.tobytes() + digits.target.tobytes()).hexdigest()
+    return Files(
+        train=(x[~test], y[~test]),
+        test=(x[test], y[test]),
+        mean=(mean,),
+        std=(std,),
+        classes=entry.classes,
+        sha256=sha256,
+    )
+
+
+# torchvision's datasets
+
+
+def fetch(name: str, download: bool) -> None:
+    """Download what is missing of one of torchvision's datasets; InputError where that is not
+    wanted or fails. Nothing is fetched for another name."""
+    entry = source(name)
+    root = data_root() / entry.folder
+    files = [root / file for file in (*entry.train_files, *entry.test_files)]
+    missing = [file for file in files if not file.is_file()]
+    if not missing:
+        return
+    reason = "a download was not asked for"
+    if download:
+        print(f"downloading {name} to {root}", file=sys.stderr)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):  # torchvision looks for the files again
+                for split in (entry.train_split, entry.test_split):
+                    _split(entry, root, split, download=True)
+            return
+        except Exception as error:  # torchvision lets urllib's, bz2's, pickle's and the disk's out
+            reason = _last_line(error)
+    raise InputError(
+        f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go "
+        "online once, or set DDCORE_DATA to a folder laid out as "
+        f"torchvision.datasets.{entry.torchvision} expects it"
+    )
+
+
+def _torchvision(entry: Source, root: Path) -> Files:
+    """The two splits; InputError names a damaged file (for CIFAR-10, the files of the split)."""
+    train_files = [root / file for file in entry.train_files]
+    test_files = [root / file for file in entry.test_files]
+    check_idx_files([*train_files, *test_files])
+    splits = []
+    for split, files in ((entry.train_split, train_files), (entry.test_split, test_files)):
+        try:
+            images, labels = _as_tensors(_split(entry, root, split))
+            highest = int(labels.max())
+            if len(images) != len(labels) or not 0 <= int(labels.min()) <= highest:
+                raise ValueError(f"{len(images)} images, {len(labels)} labels")
+            if highest >= len(entry.classes):
+                raise ValueError(f"{len(images)} images, labels up to {highest}")
+        except Exception as error:
+            raise InputError(
+                f"{' or '.join(map(str, files))} is damaged ({_last_line(error)}); delete it and "
+                "it is fetched again"
+            ) from error
+        splits.append((images, labels))
+    files = [*train_files, *test_files]
+    sha256 = _sha256(files, files[0].parent)
+    return Files(splits[0], splits[1], entry.mean, entry.std, entry.classes, sha256)
+
+
+def _split(
+    entry: Source, root: Path, split: tuple[tuple[str, Any], ...], download: bool = False
+) -> Any:
+    """One split as torchvision gives it."""
+    return getattr(torchvision_datasets(), entry.torchvision)(
+        root, download=download, **dict(split)
+    )
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def check_idx_files(paths: list[Path]) -> None:
+    """InputError names a truncated file of MNIST's format, whose header says how long it is."""
+    for path in paths:
+        if not path.name.endswith("ubyte"):
+            continue
+        with path.open("rb") as file:
+            head = file.read(16)
+        axes = head[3] if len(head) > 3 else 0
+        sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, 4 + 4 * axes, 4)]
+        if not axes or path.stat().st_size != 4 + 4 * axes + math.prod(sizes):
+            raise InputError(f"{path} is truncated or damaged; delete it and it is fetched again")
+
+
+def _as_tensors(part: Any) -> Labelled:
+    """torchvision's arrays as images [B, C, H, W] in [0, 1] and labels [B]."""
+    labels = part.labels if hasattr(part, "labels") else part.targets
+    x = torch.as_tensor(part.data)
+    if x.dim() == 3:
+        x = x[:, None]
+    elif x.shape[-1] == 3:
+        x = x.permute(0, 3, 1, 2)
+    x = x.float() / 255
+    if x.shape[-1] == 16:  # USPS, to LeNet's size
+        x = F.interpolate(x, size=28, mode="bilinear", align_corners=False)
+    return x, torch.as_tensor(labels).long()
+
+
+def torchvision_datasets() -> Any:
+    """`torchvision.datasets`. Beside a CPU-only build of torch, torchvision fails to import until
+    the two operators that it registers fake kernels for are declared."""
+    try:
+        import torchvision.datasets
+    except RuntimeError:
+        for operator in ("nms", "qnms"):
+            declaration = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", declaration)
+        import torchvision.datasets
+    return torchvision.datasets
+
+
+# Folders of images
+
+
+def _image_folder(name: str, entry: Source, folder: Path) -> Files:
+    """One folder of images per class below `train` and `test`."""
+    image_folder = torchvision_datasets().ImageFolder
+    try:
+        train, test = (image_folder(folder / part) for part in ("train", "test"))
+    except (OSError, ValueError) as error:  # ValueError: of a NUL in the name
+        layout = f"{folder} must hold train and test, each with one folder of images per class"
+        raise InputError(f"{name} is not there: {layout} ({error})") from error
+    if unpaired := sorted(set(train.classes) ^ set(test.classes)):
+        raise InputError(f"{folder}: the class {unpaired[0]} is in only one of train and test")
+    files = [Path(file) for file, _ in train.samples + test.samples]
+    n = len(train.samples)
+    if n < 10:
+        raise InputError(f"{folder} holds {n} training images: at least 10 are needed")
+    x = _read_images(files)
+    mean, std = entry.mean, entry.std
+    if not mean:
+        mean, std = mean_and_std(x[:n], str(folder))
+    renamed = dict(entry.renamed)
+    return Files(
+        train=(x[:n], torch.tensor(train.targets)),
+        test=(x[n:], torch.tensor(test.targets)),
+        mean=mean,
+        std=std,
+        classes=tuple(str(renamed.get(name, name)) for name in train.classes),
+        sha256=_sha256(files, folder),
+    )
+
+
+def mean_and_std(x: Tensor, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of [B, C, H, W], to four decimals."""
+    mean = tuple(round(value, 4) for value in x.mean((0, 2, 3)).tolist())
+    std = tuple(round(value, 4) for value in x.std((0, 2, 3)).tolist())
+    if min(std) == 0:
+        raise InputError(
+            f"{name}: a channel of the training images has a single value: two at least are needed"
+        )
+    return mean, std
+
+
+def _read_images(files: list[Path]) -> Tensor:
+    """[B, C, H, W] in [0, 1]; InputError names the first file that cannot be read or is unlike the
+    first."""
+    import numpy as np
+    from PIL import Image
+
+    pixels: list[np.ndarray] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"pixels of mode {image.mode} where eight bits are allowed")
+                grey = image.mode in ("1", "L")
+                pixels.append(np.asarray(image.convert("L" if grey else "RGB")))
+        except Exception as error:  # Pillow's formats let struct.error, SyntaxError and others out
+            raise InputError(
+                f"{file} is not a whole image ({error}): replace or remove it"
+            ) from error
+        height, width, *channels = pixels[-1].shape
+        alike = pixels[-1].shape == pixels[0].shape
+        if not alike or height != width or width not in (28, 32):
+            raise InputError(
+                f"{file} has {height}x{width} pixels of {(channels or [1])[0]} channels: 28x28 or "
+                "32x32 is allowed, of 1 or 3 channels, and all must be like the first, "
+                f"{files[0]}"
+            )
+    x = torch.from_numpy(np.stack(pixels)).float() / 255
+    return x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
+
+
+def _sha256(files: list[Path], root: Path) -> str:
+    """Of the files' places below `root` (an image's folder is its label) and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(os.fsencode(file.relative_to(root)))
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+# Map-style datasets
+
+
+def stacked(part: Any) -> Labelled:
+    """The items of a map-style dataset, in order."""
+    import numpy as np
+
+    if len(part) == 0:
+        raise InputError(f"{type(part).__name__} has no images")
+    images, labels = [], []
+    for k in range(len(part)):
+        image, label = part[k]
+        if not isinstance(image, Tensor):
+            pixels = torch.from_numpy(np.array(image))
+            image = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+        images.append(image)
+        labels.append(int(label))
+    return torch.stack(images), torch.tensor(labels)
