@@ -72,7 +72,7 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke, laptop or paper")] = "paper",
     parameters: Parameters = [],  # noqa: B006 (typer copies it)
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    compile: Annotated[str, typer.Option(help="auto (where it pays), on or off")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto (what is fastest), on or off")] = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="ignore a record and a checkpoint")
     ] = False,

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.kernel import Kernel, kernel_for
 from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
 
 Weights = dict[str, Tensor]
@@ -62,6 +63,10 @@ class Network:
 
     def __call__(self, theta: Tensor | Weights, images: Tensor) -> Tensor:
         return self.forward(self.unflatten(theta), images)
+
+    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor) -> Kernel | None:
+        """What computes a step with these tensors faster than PyTorch, where something does."""
+        return None
 
     def unflatten(self, theta: Tensor | Weights) -> Weights:
         """theta [N, P] -> {name: [N, *shape]}, as views; weights as they are."""
@@ -136,6 +141,13 @@ class LeNet(Network):
             "fc3.weight": (classes, 84),
             "fc3.bias": (classes,),
         }
+
+    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor) -> Kernel | None:
+        check_shape(images, self)
+        parameters = sum(map(math.prod, self.shapes.values()))
+        if type(self) is not LeNet or theta.shape[1:] != (parameters,):
+            return None
+        return kernel_for(self.shapes["fc3.bias"][0], theta, images, *others)
 
     def forward(self, weights: Weights, images: Tensor) -> Tensor:
         w = weights

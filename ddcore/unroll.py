@@ -68,6 +68,8 @@ def forward_step(
     network: Network, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor
 ) -> Tensor:
     """One step of gradient descent (eq. 2): theta [N, P] -> theta [N, P]."""
+    if kernel := network.kernel(theta, images, targets, lr):
+        return kernel.forward_step(theta, images, targets, lr)
     return theta - lr * torch.func.grad(inner_loss, argnums=1)(network, theta, images, targets)
 
 
@@ -76,6 +78,8 @@ def reverse_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same step backwards: v = dL/dtheta_{t+1} [N, P] -> dL/dtheta_t, dL/dimages, dL/dtargets,
     dL/dlr."""
+    if kernel := network.kernel(theta, images, v, targets, lr):
+        return kernel.reverse_step(theta, v, images, targets, lr)
     derivatives = forward_over_reverse if network.forward_over_reverse else reverse_over_forward
     phi, (hv, dx, dt) = derivatives(network, theta, v, images, targets)
     return v - lr * hv, -lr * dx, -lr * dt, -phi
@@ -169,6 +173,9 @@ def real_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The gradient, with respect to theta [N, P], of the networks' mean loss on real data, and
     their losses [N]."""
+    kernel = network.kernel(theta, images, labels) if objective is cross_entropy else None
+    if kernel and labels.dim() <= images.dim() - 3:
+        return kernel.real_gradient(theta, images, labels)
 
     def mean_loss(theta: Tensor) -> tuple[Tensor, Tensor]:
         losses = objective(network(theta, images), labels)

@@ -389,9 +389,9 @@ class TestInterrupted:
 
     def test_a_checkpoint_overrules_compile(self, interrupted, ddcore):
         """The images would not be the same."""
-        done = ddcore("run", "tiny", "--compile", "on")
+        done = ddcore("run", "tiny", "--compile", "off")
         assert "resuming at outer step 7 of 12" in done.err
-        assert records.read(Path(done.out[-1])).environment["compiled"] is False
+        assert records.read(Path(done.out[-1])).environment["compiled"] is True
 
     def test_force_begins_again(self, interrupted, ddcore):
         done = ddcore("run", "tiny", "--force")
@@ -408,7 +408,7 @@ class TestInterrupted:
         """The real command, killed at a moment of its own choosing; what it leaves is a checkpoint
         and no record."""
         key = configure("fig2a", "smoke", {"iterations": "30", "seed": "9"}).key
-        checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.eager.safetensors"
+        checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.kernel.safetensors"
         words = [*SMOKE, *parameters(["seed=9", "iterations=30"])]
         process = subprocess.Popen(
             [sys.executable, "-m", "ddcore", *words],
@@ -423,9 +423,9 @@ class TestInterrupted:
         out, err = process.communicate()
         assert process.returncode == -signal.SIGKILL and out == b"", err.decode()[-500:]
         assert not (apart / "results").exists()
-        done = ddcore(*words, "--compile", "on")
+        done = ddcore(*words, "--compile", "off")
         assert done.status == 0 and any("resuming at outer step" in line for line in done.err)
-        assert records.read(Path(done.out[-1])).environment["compiled"] is False
+        assert records.read(Path(done.out[-1])).environment["compiled"] is True
 
 
 class TestMachine:

@@ -99,12 +99,13 @@ def outside(wheel, tmp_path_factory) -> Callable[..., str]:
     return call
 
 
-def test_it_holds_the_tables_the_types_mark_and_four_sets_of_images(wheel):
+def test_it_holds_the_sources_the_tables_the_types_mark_and_four_sets_of_images(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= {"ddcore/py.typed", "ddcore/paper/claims.yml"}
     assert names >= {"ddcore/experiments/experiments.yml"}
     assert names >= {f"ddcore/data/{name}.safetensors" for name in CARRIED}
-    assert names >= {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
+    sources = [path for kind in ("*.py", "*.cpp", "*.h") for path in PACKAGE.rglob(kind)]
+    assert names >= {path.relative_to(ROOT).as_posix() for path in sources}
 
 
 def test_it_stays_small(wheel):

@@ -22,8 +22,10 @@ from ddcore.experiments.measure import measure
 from ddcore.experiments.methods.base import Made, Task
 from ddcore.experiments.records import Record
 from ddcore.experiments.setup import Setup, prepare
+from ddcore.support import kernel
 from ddcore.support.compiled import compiled_steps, is_compiled
 from ddcore.support.files import PROJECT, cache_folder
+from ddcore.support.registry import ARCHITECTURES
 from ddcore.support.runtime import check_device, only_one, process, set_up, wait_for_all
 from ddcore.unroll import EAGER
 
@@ -137,15 +139,20 @@ def _is_of_these_images(record: Record, setup: Setup) -> bool:
 
 
 def _compute(request: Request, setup: Setup) -> Record | None:
+    way, checkpoint = _plan_steps(request, setup.config)
+    with kernel.allowed(way == "kernel"):
+        return _compute_by(way, checkpoint, request, setup)
+
+
+def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> Record | None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     began = time.monotonic()
     config = setup.config
     method = methods.get(config.images)
-    compiled, checkpoint = _plan_compilation(request, config)
     pool = {}
     if config.pretrained_on or method.always_pretrained:
         pool = {"pool": pretrained.train_pool(config, setup.device)}
-    step_functions = compiled_steps() if compiled else EAGER
+    step_functions = compiled_steps() if way == "compiled" else EAGER
     device = device_name(setup.device)
     made = method.make(Task(setup, step_functions, checkpoint, device))
     if process().rank > 0:
@@ -156,7 +163,8 @@ def _compute(request: Request, setup: Setup) -> Record | None:
     if stored is not None:  # metrics are computed from what is stored
         images = DistilledData.load(stored).to(setup.device)
     metrics = measure(setup, images, details)
-    machine = environment(made.devices or [device], is_compiled(step_functions))
+    compiled = is_compiled(step_functions) or way == "kernel" and kernel.is_built()
+    machine = environment(made.devices or [device], compiled)
     seconds = round(time.monotonic() - began + made.seconds_before)
     content = {
         "experiment": request.experiment,
@@ -179,24 +187,28 @@ def _compute(request: Request, setup: Setup) -> Record | None:
     return record
 
 
-def _plan_compilation(request: Request, config: Config) -> tuple[bool, Path]:
-    """Whether steps are compiled, and the checkpoint's file, whose name says so. A checkpoint that
-    is there is obeyed."""
-    compiled = request.compile == "on"
-    if request.compile == "auto":
-        compiled = gradients(config) >= COMPILE_FROM
+WAYS = ("kernel", "compiled", "eager")  # to compute steps: lenet.cpp, torch.compile, as they stand
+
+
+def _plan_steps(request: Request, config: Config) -> tuple[str, Path]:
+    """The way in which steps are computed, and the checkpoint's file, whose name says so. A
+    checkpoint that is there is obeyed."""
+    way = "eager"
+    if request.compile != "off":
+        if request.device == "cpu" and ARCHITECTURES[config.network].kernel:
+            way = "kernel"
+        elif request.compile == "on" or gradients(config) >= COMPILE_FROM:
+            way = "compiled"
     folder = request.checkpoint_folder
-    files = {
-        True: folder / f"{config.key}.compiled.safetensors",
-        False: folder / f"{config.key}.eager.safetensors",
-    }
+    files = {way: folder / f"{config.key}.{way}.safetensors" for way in WAYS}
     if request.force and process().rank == 0:
         for file in files.values():
             file.unlink(missing_ok=True)
     wait_for_all()
-    if not files[compiled].exists() and files[not compiled].exists():
-        compiled = not compiled
-    return compiled, files[compiled]
+    begun = [way for way, file in files.items() if file.exists()]
+    if begun and way not in begun:
+        way = begun[0]
+    return way, files[way]
 
 
 def _store(setup: Setup, made: Made, file: Path) -> Path | None:

@@ -21,6 +21,7 @@ class Architecture:
 
     network: str  # module:class, called with (channels, size, classes)
     adam_peak: float = 1e-3  # highest learning rate of Adam in `pretrain`
+    kernel: bool = False  # whether processors compute its steps with lenet.cpp
     together: int = 1  # networks that are pretrained at once and stored in one file
     committed: int = 4  # pretrained test networks that are kept beside the records
     seconds_inner: float = 0.1
@@ -37,6 +38,7 @@ ARCHITECTURES = {
     "lenet": Architecture(
         "ddcore.networks:LeNet",
         adam_peak=4e-3,
+        kernel=True,
         together=4,
         committed=20,
         seconds_inner=0.004,

@@ -94,7 +94,11 @@ class TestRun:
         environment = records.find("tiny").environment
         assert environment["torch"] == torch.__version__ and environment["world_size"] == 1
         assert environment["device"].endswith(f" CPU, {os.cpu_count()} cores")
-        assert environment["compiled"] is False and environment["seconds"] >= 0
+        assert environment["compiled"] is True and environment["seconds"] >= 0
+
+    def test_it_says_where_nothing_was_compiled(self, apart):
+        record = run("tiny", compile="off")
+        assert record.environment["compiled"] is False
 
     def test_images_in_a_folder_may_change(self, pictures):
         folder = pictures()
