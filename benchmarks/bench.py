@@ -43,6 +43,7 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.records import find, here
 from ddcore.experiments.run import device_name, environment
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
+from ddcore.support import kernel
 from ddcore.support.compiled import CapturedMetaGradient, compiled_steps, is_compiled
 from ddcore.support.runtime import set_up
 from ddcore.unroll import meta_gradient
@@ -168,7 +169,14 @@ def differentiable_optimiser(
 def ways(
     network: Network, distilled: DistilledData, theta: torch.Tensor, batch
 ) -> dict[str, Callable]:
-    steps, given = compiled_steps(), (network, distilled, theta, batch)
+    given = (network, distilled, theta, batch)
+    found = {
+        "textbook loop": lambda: textbook(*given),
+        "higher": lambda: differentiable_optimiser(*given),
+        "autograd": lambda: meta_gradient(*given, estimator="autograd")[1].images,
+        "back-gradient": in_pytorch(lambda: meta_gradient(*given)[1].images),
+    }
+    steps = compiled_steps()
 
     def compiled() -> torch.Tensor:
         images = meta_gradient(*given, step_functions=steps)[1].images
@@ -176,13 +184,9 @@ def ways(
             sys.exit("torch.compile fails here, so there is nothing compiled to time")
         return images
 
-    found = {
-        "textbook loop": lambda: textbook(*given),
-        "higher": lambda: differentiable_optimiser(*given),
-        "autograd": lambda: meta_gradient(*given, estimator="autograd")[1].images,
-        "back-gradient": lambda: meta_gradient(*given)[1].images,
-        "back-gradient, compiled": compiled,
-    }
+    found["... through torch.compile"] = in_pytorch(compiled)
+    if network.kernel(theta, distilled.images[0]):
+        found["... with LeNet's kernel"] = lambda: meta_gradient(*given)[1].images
     if DEVICE == "cuda":
         captured = CapturedMetaGradient(network, step_functions=steps)
 
@@ -194,6 +198,16 @@ def ways(
 
         found["... as one CUDA graph"] = replayed
     return found
+
+
+def in_pytorch(call: Callable) -> Callable:
+    """The same without LeNet's kernel."""
+
+    def without() -> torch.Tensor:
+        with kernel.allowed(False):
+            return call()
+
+    return without
 
 
 def seconds(call: Callable) -> float:

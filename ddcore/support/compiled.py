@@ -1,14 +1,16 @@
 """How the steps of `ddcore.unroll` run faster: through `torch.compile`, or with the whole
 meta-gradient recorded as one CUDA graph. Neither changes a result beyond rounding."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 
 from ddcore.distilled import DistilledData, Learned
 from ddcore.networks import Network
@@ -22,14 +24,15 @@ from ddcore.unroll import (
     reverse_step,
 )
 
+SECTIONS = ((40, 48), (58, 60), (60, 62))  # bytes of an ELF header: where, entry's size, entries
+
 
 class Compiled:
     """A gradient step through `torch.compile`, which takes 20 to 70 s the first time and seconds
     from its cache.
 
-    Where that fails (no C++ compiler, a cache that a killed process left damaged), a line says so
-    and the step is called as it stands; so is that of a module whose second derivatives are taken
-    forward over reverse.
+    Where that fails (no C++ compiler), a line says so and the step is called as it stands; so is
+    that of a module whose second derivatives are taken forward over reverse.
     """
 
     def __init__(self, step: Callable):
@@ -37,6 +40,8 @@ class Compiled:
         self.call = torch.compile(step, dynamic=False)
 
     def __call__(self, network: Network, *arguments):
+        from torch._dynamo.exc import BackendCompilerFailed  # takes longer than PyTorch itself
+
         if network.forward_over_reverse:
             self.call = self.step
         try:
@@ -52,8 +57,36 @@ class Compiled:
             return self.step(network, *arguments)
 
 
+def remove_unfinished_libraries() -> None:
+    """What a process that was killed while it compiled left in the compiler's cache: to load part
+    of a library ends the next process too."""
+    from torch._inductor.codecache import get_lock_dir
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for library in Path(cache_dir()).glob("*/*.so"):
+        lock = FileLock(Path(get_lock_dir()) / f"{library.name.split('.')[0]}.lock")
+        if not is_whole(library):
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):  # else it is being written
+                library.unlink(missing_ok=True)
+                print(f"compiling anew what a killed process left: {library}", file=sys.stderr)
+
+
+def is_whole(library: Path) -> bool:
+    """Whether an ELF file (System V ABI) is as long as its header says: its last part is the table
+    of its sections. Files of other formats pass."""
+    with library.open("rb") as file:
+        head = file.read(64)
+    if head and not head.startswith(b"\x7fELF"):
+        return True
+    if len(head) < 64:
+        return False
+    start, size, count = (int.from_bytes(head[a:b], "little") for a, b in SECTIONS)
+    return library.stat().st_size >= start + size * count
+
+
 def compiled_steps() -> StepFunctions:
     """The steps of gradient descent compiled (`real_gradient` would gain nothing)."""
+    remove_unfinished_libraries()
     torch.compiler.reset()  # other shapes do not count towards the limit of recompilations
     return StepFunctions(Compiled(forward_step), Compiled(reverse_step))
 

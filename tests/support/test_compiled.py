@@ -1,15 +1,20 @@
 """Steps that are compiled, and a meta-gradient that is recorded, against those that stand as they
 are."""
 
+import _ctypes
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch._inductor.config
+from filelock import FileLock
 from test_unroll import (
     ALEXCIFARNET,
     CASES,
@@ -24,7 +29,13 @@ from test_unroll import (
 )
 
 from ddcore.networks import AlexCifarNet, LeNet
-from ddcore.support.compiled import CapturedMetaGradient, Compiled, compiled_steps, is_compiled
+from ddcore.support.compiled import (
+    CapturedMetaGradient,
+    Compiled,
+    compiled_steps,
+    is_compiled,
+    remove_unfinished_libraries,
+)
 from ddcore.unroll import EAGER, cross_entropy, meta_gradient
 
 COMPILED_CASES = [
@@ -75,6 +86,64 @@ class TestCompiledSteps:
         compiled.call = torch.compile(step, backend=mute)
         assert compiled(LeNet(), torch.zeros(1)) == 1
         assert "slower: AssertionError" in capsys.readouterr().err
+
+
+class TestUnfinishedLibraries:
+    """A process that is killed while it compiles leaves part of a library."""
+
+    @pytest.fixture
+    def library(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        library = tmp_path / "ab" / "cabc.main.so"
+        library.parent.mkdir()
+        shutil.copy(_ctypes.__file__, library)
+        return library
+
+    @pytest.mark.parametrize("left", [0, 40, 1000], ids=lambda left: f"{left} bytes")
+    def test_they_are_removed_and_named(self, library, capsys, left):
+        os.truncate(library, left)
+        remove_unfinished_libraries()
+        assert not library.exists()
+        assert str(library) in capsys.readouterr().err
+
+    def test_whole_ones_stay(self, library, capsys):
+        remove_unfinished_libraries()
+        assert library.exists()
+        assert capsys.readouterr().err == ""
+
+    def test_one_that_another_process_writes_stays(self, library, tmp_path):
+        os.truncate(library, 1000)
+        with FileLock(tmp_path / "locks" / "cabc.lock"):
+            remove_unfinished_libraries()
+        assert library.exists()
+
+    @pytest.mark.slow
+    def test_the_next_start_compiles_them_anew(self, library, tmp_path):
+        """Loading part of a library would end the process with a bus error."""
+        library.unlink()
+        first = compile_elsewhere()
+        for written in tmp_path.glob("*/*.so"):
+            os.truncate(written, 1000)
+        second = compile_elsewhere()
+        assert "compiling anew" not in first.stderr
+        assert "compiling anew what a killed process left" in second.stderr
+
+
+def compile_elsewhere() -> subprocess.CompletedProcess:
+    """A process that compiles the steps of a small network and uses them."""
+    code = """
+from test_unroll import SIMPLEST, inputs
+from ddcore.support import compiled, kernel
+from ddcore.unroll import meta_gradient
+
+steps = compiled.compiled_steps()
+with kernel.allowed(False):
+    meta_gradient(SIMPLEST.network, *inputs(SIMPLEST), step_functions=steps)
+assert compiled.is_compiled(steps)
+"""
+    command = [sys.executable, "-c", code]
+    tests = Path(__file__).parents[1]
+    return subprocess.run(command, cwd=tests, capture_output=True, text=True, check=True)
 
 
 def played_by_the_cpu(captured: CapturedMetaGradient, monkeypatch) -> None:

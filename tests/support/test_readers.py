@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from test_datasets import assert_normalised, idx, seen, sizes, tiny_mnist
 
@@ -24,6 +25,18 @@ def refusal(name: str, **options) -> str:
         load(name, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_the_digits_are_those_that_scikit_learn_loads():
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    pixels = torch.tensor(table.images, dtype=torch.float32)[:, None] / 16
+    enlarged = F.interpolate(pixels, size=28, mode="bilinear", align_corners=False)
+    data = load("digits")
+    mean, std = data.mean[0], data.std[0]
+    assert torch.equal(data.test[0], (enlarged[4::5] - mean) / std)
+    assert data.test[1].tolist() == table.target[4::5].tolist()
 
 
 @pytest.mark.data
