@@ -1,19 +1,20 @@
 """Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables,
-writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `memory` and `race`, how long
-the paper's accuracies take; each may be named alone. `python benchmarks/bench.py faithful` (an
-hour) adds what the paper's settings reach in ten times as long, `rounding` (minutes, with CIFAR-10)
-how near float32 and bfloat16 come to the meta-gradient in float64.
+writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `whole` (a distillation as a
+user runs it, in processes of their own), `memory` and `race`, how long the paper's accuracies take;
+each may be named alone. `python benchmarks/bench.py faithful` (an hour) adds what the paper's
+settings reach in ten times as long, `rounding` (minutes, with CIFAR-10) how near float32 and
+bfloat16 come to the meta-gradient in float64.
 
 Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same
 with AlexCifarNet, one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step
 x 3 epochs, one network, 256 real images). Ways: the textbook loop (each network a plain module,
 torch.autograd.grad with create_graph, default memory layout), the same through the differentiable
-optimiser of `higher`, both estimators of the package, back-gradient compiled and, on a GPU,
-recorded as one CUDA graph. The rounds go through all ways in turn, so that a noisy machine is noisy
-for all; the median counts. The differences from the textbook loop are taken in float64 (in float32
-a rounding can switch a ReLU or a maximum). The floor is the time of the textbook loop's
-floating-point operations as large matrix products; a way with fewer operations can fall below it.
-What is timed has the memory settings of `ddcore run`.
+optimiser of `higher`, both estimators of the package, back-gradient through torch.compile, with
+LeNet's kernel on a CPU, and recorded as one CUDA graph on a GPU. The rounds go through all ways in
+turn, so that a noisy machine is noisy for all; the median counts. The differences from the textbook
+loop are taken in float64 (in float32 a rounding can switch a ReLU or a maximum). The floor is the
+time of the textbook loop's floating-point operations as large matrix products; a way with fewer
+operations can fall below it. What is timed in this process has the memory settings of `ddcore run`.
 """
 
 import json
@@ -36,17 +37,18 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcore import networks
-from ddcore.algorithm import initial_noise
-from ddcore.datasets import load
+from ddcore.algorithm import distill, initial_noise
+from ddcore.datasets import Dataset, load
 from ddcore.distilled import DistilledData
 from ddcore.experiments.config import Config
 from ddcore.experiments.records import find, here
 from ddcore.experiments.run import device_name, environment
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
+from ddcore.recipe import Recipe
 from ddcore.support import kernel
 from ddcore.support.compiled import CapturedMetaGradient, compiled_steps, is_compiled
 from ddcore.support.runtime import set_up
-from ddcore.unroll import meta_gradient
+from ddcore.unroll import EAGER, meta_gradient
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 5
@@ -55,6 +57,8 @@ WORKLOADS = {  # name: network, networks, steps, epochs, real images per network
     "B": (AlexCifarNet(), 1, 10, 3, 1024 if DEVICE == "cuda" else 128),
     "C": (LeNet(), 1, 1, 3, 256),
 }
+WHOLE_STEPS = {"A": 20, "B": 4, "C": 300}  # outer steps of a whole process
+LOOKS = 2  # at the validation split
 MEMORY_STEPS = (30, 120, 480)  # inner steps of one LeNet
 RACES = {  # what `ddcore run` is asked for: the accuracy to reach; the first two are the paper's
     "fig2a -p iterations=8000": 0.9376,
@@ -115,9 +119,9 @@ def build(network: Network, n: int, steps: int, epochs: int, batch: int):
 
 def textbook(
     network: Network, distilled: DistilledData, theta: torch.Tensor, batch
-) -> torch.Tensor:
-    """The gradient of the images, one network after the other."""
-    module, total = textbook_module(network).to(theta), 0
+) -> list[torch.Tensor]:
+    """The gradients of the images and learning rates, one network after the other."""
+    module, total = textbook_module(network).to(theta), [0.0, 0.0]
     names = [name for name, _ in module.named_parameters()]
     shapes = [p.shape for p in module.parameters()]
     images, lrs = (t.clone().requires_grad_() for t in (distilled.images, distilled.lrs))
@@ -137,9 +141,8 @@ def textbook(
             w = [p - lrs[e, s] * g for p, g in zip(w, gradients, strict=True)]
         real = (batch[0][j], batch[1][j]) if len(theta) > 1 else batch
         logits = torch.func.functional_call(module, dict(zip(names, w, strict=True)), (real[0],))
-        total = total + torch.autograd.grad(F.cross_entropy(logits, real[1]), images)[0] / len(
-            theta
-        )
+        found = torch.autograd.grad(F.cross_entropy(logits, real[1]), [images, lrs])
+        total = [t + g / len(theta) for t, g in zip(total, found, strict=True)]
     return total
 
 
@@ -171,7 +174,7 @@ def ways(
 ) -> dict[str, Callable]:
     given = (network, distilled, theta, batch)
     found = {
-        "textbook loop": lambda: textbook(*given),
+        "textbook loop": lambda: textbook(*given)[0],
         "higher": lambda: differentiable_optimiser(*given),
         "autograd": lambda: meta_gradient(*given, estimator="autograd")[1].images,
         "back-gradient": in_pytorch(lambda: meta_gradient(*given)[1].images),
@@ -184,9 +187,9 @@ def ways(
             sys.exit("torch.compile fails here, so there is nothing compiled to time")
         return images
 
-    found["... through torch.compile"] = in_pytorch(compiled)
+    found["back-gradient, compiled"] = in_pytorch(compiled)
     if network.kernel(theta, distilled.images[0]):
-        found["... with LeNet's kernel"] = lambda: meta_gradient(*given)[1].images
+        found["back-gradient, kernel"] = lambda: meta_gradient(*given)[1].images
     if DEVICE == "cuda":
         captured = CapturedMetaGradient(network, step_functions=steps)
 
@@ -256,6 +259,101 @@ def speed() -> dict:
     return found
 
 
+def whole() -> dict:
+    """A distillation as a user runs it, validation looks included, in processes of their own: the
+    textbook loop with PyTorch's defaults, and `distill`, set up as `ddcore run` does. Seconds of
+    each process from its start to its end; what is compiled once lies in the cache."""
+    found = {}
+    for name, outer_steps in WHOLE_STEPS.items():
+        rounds = [
+            {way: process_seconds(way, name, outer_steps) for way in ("loop", "package")}
+            for _ in range(3)
+        ][1:]  # the first compiles
+        times = {way: statistics.median(r[way] for r in rounds) for way in rounds[0]}
+        found[name] = {"outer_steps": outer_steps, "looks": LOOKS, "seconds": times}
+        ratio = times["loop"] / times["package"]
+        print(
+            f"{name}, {outer_steps} outer steps, {LOOKS} looks, whole processes: textbook loop "
+            f"{times['loop']:.1f} s, package {times['package']:.1f} s, {ratio:.2f} x",
+            flush=True,
+        )
+    return found
+
+
+def process_seconds(way: str, name: str, outer_steps: int) -> float:
+    command = [sys.executable, __file__, way, name, str(outer_steps)]
+    return seconds(lambda: subprocess.run(command, check=True))
+
+
+def random_dataset(network: Network) -> Dataset:
+    rng = torch.Generator().manual_seed(0)
+    shape = network.channels, network.size, network.size
+    splits = [
+        (torch.rand(n, *shape, generator=rng), torch.randint(10, (n,), generator=rng))
+        for n in (2_000, 100)
+    ]
+    return Dataset.from_tensors(*splits)
+
+
+def package_run(name: str, outer_steps: int) -> None:
+    set_up(DEVICE)
+    network, samples, steps, epochs, batch = WORKLOADS[name]
+    recipe = Recipe(iterations=outer_steps, samples=samples, batch=batch, checks=LOOKS)
+    data = random_dataset(network).to(DEVICE)
+    ways = EAGER if isinstance(network, LeNet) and DEVICE == "cpu" else compiled_steps()
+    distill(
+        network,
+        data,
+        "xavier",
+        steps=steps,
+        epochs=epochs,
+        recipe=recipe,
+        step_functions=ways,
+        progress=False,
+    )
+
+
+def loop_run(name: str, outer_steps: int) -> None:
+    network, samples, steps, epochs, batch = WORKLOADS[name]
+    data = random_dataset(network).to(DEVICE)
+    distilled = initial_noise(data, steps, epochs, 1, False, Recipe(first_lr=0.02), 0)
+    learned = [distilled.images, distilled.lrs]
+    adam = torch.optim.Adam(learned, lr=0.01, betas=(0.5, 0.999))
+    for k in range(outer_steps):
+        rng = generator(k)
+        theta = torch.stack([network.init("xavier", rng) for _ in range(samples)]).to(DEVICE)
+        batches = [data.batch(batch, rng) for _ in range(samples)]
+        real = tuple(map(torch.stack, zip(*batches, strict=True))) if samples > 1 else batches[0]
+        for t, gradient in zip(learned, textbook(network, distilled, theta, real), strict=True):
+            t.grad = gradient
+        adam.step()
+        if (k + 1) % (outer_steps // LOOKS) == 0:
+            textbook_accuracy(network, distilled, data)
+
+
+def textbook_accuracy(network: Network, distilled: DistilledData, data: Dataset) -> float:
+    """Of ten networks on the validation split."""
+    module = textbook_module(network).to(DEVICE)
+    images, labels = data.validation
+    correct = 0
+    for j in range(10):
+        nn.utils.vector_to_parameters(
+            network.init("xavier", generator(j)).to(DEVICE), module.parameters()
+        )
+        for e, s in distilled.order():
+            loss = F.cross_entropy(module(distilled.images[s]), distilled.labels[s])
+            for p, g in zip(
+                module.parameters(),
+                torch.autograd.grad(loss, list(module.parameters())),
+                strict=True,
+            ):
+                p.data -= distilled.lrs[e, s] * g
+        with torch.no_grad():
+            chunks = zip(images.split(1000), labels.split(1000), strict=True)
+            correct += sum((module(x).argmax(1) == y).sum().item() for x, y in chunks)
+    return correct / (10 * len(labels))
+
+
 def memory() -> dict:
     """Peak memory beyond that of three steps, as the system counts it (to a few MB), each in a
     process of its own."""
@@ -321,9 +419,10 @@ def faithful() -> dict:
         sys.exit(f"{RESULTS.name} has no race, whose seconds this multiplies: run `race` first")
     for asked in list(RACES)[:2]:
         name = asked.split()[0]
-        iterations = int(10 * raced[asked]["seconds"] / raced[asked]["seconds_of_a_faithful_step"])
+        budget = 10 * raced[asked]["seconds"]
+        iterations = int(budget / raced[asked]["seconds_of_a_faithful_step"])
         _, record = whole_process(name, "-p", "faithful=true", "-p", f"iterations={iterations}")
-        found[name] = {"iterations": iterations, **accuracy(record)}
+        found[name] = {"iterations": iterations, "seconds": budget, **accuracy(record)}
         print(
             f"{name}, {iterations} outer steps: test accuracy {100 * found[name]['mean']:.2f} %",
             flush=True,
@@ -332,13 +431,9 @@ def faithful() -> dict:
 
 
 def one_faithful_step(config: dict) -> float:
-    """Seconds of an outer step with the paper's settings: one LeNet, 1,024 real images, here
-    compiled."""
-    given, compiled = build(LeNet(), 1, config["steps"], config["epochs"], 1024), compiled_steps()
-    rounds = [
-        seconds(lambda: meta_gradient(LeNet(), *given, step_functions=compiled))
-        for _ in range(ROUNDS + 1)
-    ]
+    """Seconds of an outer step with the paper's settings: one LeNet, 1,024 real images."""
+    given = build(LeNet(), 1, config["steps"], config["epochs"], 1024)
+    rounds = [seconds(lambda: meta_gradient(LeNet(), *given)) for _ in range(ROUNDS + 1)]
     return statistics.median(rounds[1:])
 
 
@@ -434,12 +529,22 @@ def accuracy(record: dict) -> dict:
     return {n: record["metrics"]["test_accuracy"][n] for n in ("mean", "std", "n")}
 
 
-PARTS = {"speed": speed, "memory": memory, "race": race, "faithful": faithful, "rounding": rounding}
+PARTS = {
+    "speed": speed,
+    "whole": whole,
+    "memory": memory,
+    "race": race,
+    "faithful": faithful,
+    "rounding": rounding,
+}
 
 
 def main() -> None:
     if len(sys.argv) == 3 and sys.argv[2].isdigit():
         print(one_memory(sys.argv[1], int(sys.argv[2])))
+        return
+    if len(sys.argv) == 4:
+        {"loop": loop_run, "package": package_run}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
         return
     set_up(DEVICE)
     machine = environment([device_name(DEVICE)], True) | {
@@ -449,7 +554,7 @@ def main() -> None:
         f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, "
         f"torch {machine['torch']}"
     )
-    parts = sys.argv[1:] or ["speed", "memory", "race"]
+    parts = sys.argv[1:] or ["speed", "whole", "memory", "race"]
     if unknown := set(parts) - PARTS.keys():
         sys.exit(f"{unknown.pop()} is no part of the benchmark; allowed: {', '.join(PARTS)}")
     for part in parts:

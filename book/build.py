@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import yaml
 from nbformat import NotebookNode
 
 from ddcore.experiments import records
@@ -41,6 +43,8 @@ VENDOR = BOOK / "assets" / "vendor"
 INPUTS = (
     "ddcore/**/*.py",
     "ddcore/**/*.yml",
+    "ddcore/support/*.cpp",
+    "ddcore/support/*.h",
     "constraints.txt",
     "results/**/*",
     "benchmarks/*.json",
@@ -92,6 +96,7 @@ SCRIPTS = [
 def main() -> int:
     """Build what is not up to date; the exit status."""
     fetch_scripts()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each notebook: several run at once
     names = execute_all()
     stage(names)
     key = sha256(contents(*BOOK_SOURCES))
@@ -172,26 +177,36 @@ def sizes(root: Path) -> Iterator[Part]:
 
 
 def execute_all() -> list[str]:
-    """Execute the notebooks whose inputs changed into _build/executed; the names of all, in
-    order."""
+    """Execute the notebooks whose inputs changed into _build/executed, as many at once as there are
+    processors; the names of all, in order."""
     folder = BUILD / "executed"
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted(notebooks.FOLDER.glob("*.ipynb"))
     common = sha256([*contents(*INPUTS), *surroundings()])
+    changed = {}
     for source in sources:
         key = sha256([("common", common.encode()), (source.name, source.read_bytes())])
-        out = folder / source.name
-        stamp = folder / f"{source.stem}.key"
-        if out.exists() and is_current(stamp, key):
-            continue
-        stamp.unlink(missing_ok=True)
-        notebooks.run(source.stem, {}, out, limit=CELL_LIMIT)
-        stamp.write_text(key)
+        if not (folder / source.name).exists() or not is_current(
+            folder / f"{source.stem}.key", key
+        ):
+            changed[source.stem] = key
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for done in as_completed(
+            threads.submit(execute_one, folder, name, key) for name, key in changed.items()
+        ):
+            done.result()
     names = [source.stem for source in sources]
     for path in folder.iterdir():
         if path.stem not in names:
             path.unlink()
     return names
+
+
+def execute_one(folder: Path, name: str, key: str) -> None:
+    stamp = folder / f"{name}.key"
+    stamp.unlink(missing_ok=True)
+    notebooks.run(name, {}, folder / f"{name}.ipynb", limit=CELL_LIMIT)
+    stamp.write_text(key)
 
 
 # ---- Staging
@@ -392,8 +407,8 @@ def npm_pack(package: str, path: Path) -> bool:
 
 
 class Page(HTMLParser):
-    """Collects what is wrong with a page: pictures without a text, and addresses it would load from
-    outside."""
+    """Collects what is wrong with a page: pictures without a text, addresses it would load from
+    outside, formulas that are none, and what a cell wrote to stderr."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -411,15 +426,33 @@ class Page(HTMLParser):
         loads = tag in ("script", "img", "iframe") or relation in ("stylesheet", "preload", "icon")
         if loads and source.startswith(("http:", "https:", "//")):
             self.complaints.append(f"it loads {source} from outside")
+        if tag == "mjx-merror":
+            self.complaints.append("a formula could not be read")
+        if "stderr" in attributes.get("class", "").split():
+            self.complaints.append("a cell wrote to stderr")
 
     def check_picture(self, source: str, alt: str) -> None:
         if not alt or alt.endswith((".png", ".svg", ".jpg", ".jpeg")):
             self.complaints.append(f"a picture has no alternative text: {source[:80]}")
 
 
+def pages() -> list[str]:
+    """The pages that the table of contents names, below the folder of the pages."""
+    contents = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
+    names = [contents["root"]]
+    for chapter in (chapter for part in contents["parts"] for chapter in part["chapters"]):
+        if "file" in chapter:
+            names.append(chapter["file"])
+        else:
+            found = notebooks.FOLDER.glob(Path(chapter["glob"]).name + ".ipynb")
+            names += sorted(f"notebooks/{path.stem}" for path in found)
+    return [f"{name}.html" for name in names]
+
+
 def check(folder: Path) -> list[str]:
-    """One line for each thing wrong with the pages in a folder."""
-    complaints = []
+    """One line for each thing wrong with the pages in a folder, and for each that is missing."""
+    missing = [page for page in pages() if not (folder / page).exists()]
+    complaints = [f"{page}: it is in the table of contents and was not built" for page in missing]
     for path in sorted(folder.rglob("*.html")):
         name = path.relative_to(folder)
         page = Page(path.read_text("utf-8"))

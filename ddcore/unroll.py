@@ -19,7 +19,7 @@ they are learned, the soft labels. Two estimators give the same numbers:
       dL/dx      += -lr * d phi/dx,   dL/dy += -lr * d phi/dy,   dL/dlr = -phi
 
   One directional derivative and one gradient of it give all of these. Memory grows by one weight
-  vector a step.
+  vector a step. (Such mixed differentiation in other problems: MixFlow-MG, Kemaev et al., 2025.)
 """
 
 from collections.abc import Callable

@@ -22,7 +22,27 @@ def build():
     return module
 
 
+class TestPages:
+    def test_they_are_those_of_the_table_of_contents(self, build):
+        pages = build.pages()
+        assert pages[0] == "index.html" and {"claims.html", "runs.html"} <= set(pages)
+        assert [page for page in pages if page.startswith("notebooks/")] == [
+            f"notebooks/{path.stem}.html" for path in sorted(notebooks.FOLDER.glob("*.ipynb"))
+        ]
+
+    def test_one_that_was_not_built_is_named(self, build, tmp_path):
+        for page in build.pages()[:-1]:
+            (tmp_path / page).parent.mkdir(exist_ok=True)
+            (tmp_path / page).write_text("")
+        (complaint,) = build.check(tmp_path)
+        assert complaint.startswith(build.pages()[-1])
+
+
 class TestCheck:
+    @pytest.fixture(autouse=True)
+    def no_contents(self, build, monkeypatch):
+        monkeypatch.setattr(build, "pages", lambda: [])
+
     @pytest.mark.parametrize(
         ("html", "complaints"),
         [
@@ -50,6 +70,16 @@ class TestCheck:
                 id="a style from outside",
             ),
             pytest.param('<a href="https://example.org">fine</a>', [], id="a link to outside"),
+            pytest.param(
+                "<mjx-merror>x</mjx-merror>",
+                ["page.html: a formula could not be read"],
+                id="a formula that is none",
+            ),
+            pytest.param(
+                '<div class="output stderr highlight">careful</div>',
+                ["page.html: a cell wrote to stderr"],
+                id="what a cell wrote to stderr",
+            ),
             pytest.param('<link rel="canonical" href="https://example.org">', [], id="a relation"),
         ],
     )
@@ -97,7 +127,7 @@ class TestExecution:
         def execute():
             names.clear()
             assert build.execute_all() == ["a", "b"]
-            return list(names)
+            return sorted(names)
 
         assert execute() == ["a", "b"]
         return execute
