@@ -13,10 +13,10 @@ help:  ## list these commands
 book: $(STAMP)  ## run what changed in the notebooks, build the pages: _build/html/index.html
 	$(BIN)/python book/build.py
 
-# As many at once as there are processors, of one thread each; a file's tests stay together.
+# As many at once as there are processors, of one thread each.
 test: export OMP_NUM_THREADS = 1
 test: check  ## run every test that this machine can, the notebooks' outputs included
-	$(BIN)/pytest -n logical --dist loadfile
+	$(BIN)/pytest -n logical --dist worksteal
 	$(BIN)/pytest -n logical --dist loadfile --nbval --nbval-current-env $(NOTEBOOKS)
 
 check: $(STAMP)  ## read the code without running it: lint, format, types; seconds

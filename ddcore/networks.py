@@ -64,7 +64,7 @@ class Network:
     def __call__(self, theta: Tensor | Weights, images: Tensor) -> Tensor:
         return self.forward(self.unflatten(theta), images)
 
-    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor) -> Kernel | None:
+    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor | float) -> Kernel | None:
         """What computes a step with these tensors faster than PyTorch, where something does."""
         return None
 
@@ -142,7 +142,7 @@ class LeNet(Network):
             "fc3.bias": (classes,),
         }
 
-    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor) -> Kernel | None:
+    def kernel(self, theta: Tensor, images: Tensor, *others: Tensor | float) -> Kernel | None:
         check_shape(images, self)
         parameters = sum(map(math.prod, self.shapes.values()))
         if type(self) is not LeNet or theta.shape[1:] != (parameters,):

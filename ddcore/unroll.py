@@ -173,7 +173,7 @@ def real_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The gradient, with respect to theta [N, P], of the networks' mean loss on real data, and
     their losses [N]."""
-    kernel = network.kernel(theta, images, labels) if objective is cross_entropy else None
+    kernel = network.kernel(theta, images) if objective is cross_entropy else None
     if kernel and labels.dim() <= images.dim() - 3:
         return kernel.real_gradient(theta, images, labels)
 

@@ -57,10 +57,12 @@ class Kernel:
         self.library = library
         self.classes = classes
 
-    def forward_step(self, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor) -> Tensor:
+    def forward_step(
+        self, theta: Tensor, images: Tensor, targets: Tensor, lr: Tensor | float
+    ) -> Tensor:
         out = theta.clone(memory_format=torch.contiguous_format)
         targets = targets.expand(len(images), self.classes)
-        self._gradient_step(out, theta, images, targets, lr.item())
+        self._gradient_step(out, theta, images, targets, float(lr))
         return out
 
     def real_gradient(self, theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +89,7 @@ class Kernel:
         return losses
 
     def reverse_step(
-        self, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor, lr: Tensor
+        self, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor, lr: Tensor | float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n = len(images)
         v = v.expand_as(theta)
@@ -99,7 +101,7 @@ class Kernel:
         tensors = [t.contiguous() for t in (theta, v, images, targets)]
         self.library.reverse_step(
             *_pointers(tensors),
-            ctypes.c_double(lr.item()),
+            ctypes.c_double(float(lr)),
             *_pointers([out, d_images, d_targets, d_lr]),
             *_sizes(theta, n, images),
         )
@@ -132,25 +134,32 @@ def _sizes(theta: Tensor, n: int, images: Tensor) -> list:
     return [*map(ctypes.c_int64, (len(theta), n)), *map(ctypes.c_int, (side, threads))]
 
 
-def kernel_for(classes: int, theta: Tensor, images: Tensor, *others: Tensor) -> Kernel | None:
-    """For a step with these tensors; None where PyTorch must compute it: on another device, where
-    the call is differentiated, vectorised or traced, and without a C++ compiler."""
+def kernel_for(
+    classes: int, theta: Tensor, images: Tensor, *others: Tensor | float
+) -> Kernel | None:
+    """For a step with these tensors; None where PyTorch must compute it or refuse it: on another
+    device, where the call is differentiated, vectorised or traced, and without a C++ compiler."""
     if torch.compiler.is_compiling() or not _allowed or forward_ad._current_level >= 0:
         return None
     if theta.dtype not in REALS or images.shape[-3] not in (1, 3):
         return None
-    if not all(_is_plain(t, theta.dtype) for t in (theta, images, *others)):
+    if images.dim() not in (4, 5) or (images.dim() == 5 and len(images) != len(theta)):
+        return None
+    tensors = (theta, images, *map(torch.as_tensor, others))
+    if not all(_is_plain(t, theta.dtype) for t in tensors):
         return None
     library = _library(REALS[theta.dtype], images.shape[-3], classes)
     return Kernel(library, classes) if library else None
 
 
 def _is_plain(t: Tensor, dtype: torch.dtype) -> bool:
-    """Whether these are numbers of a type in this machine's memory, and no more."""
+    """Whether these are numbers of that type (one alone may have another) in this machine's memory,
+    and no more."""
     differentiated = t.requires_grad and torch.is_grad_enabled()
     vectorised = is_functorch_wrapped_tensor(t)
-    right = t.device.type == "cpu" and t.dtype in (dtype, torch.int64) and t.numel() > 0
-    return right and not differentiated and not vectorised
+    right = t.dtype == dtype or t.dim() == 0
+    here = t.device.type == "cpu" and t.numel() > 0
+    return right and here and not differentiated and not vectorised
 
 
 def is_built() -> bool:

@@ -53,10 +53,10 @@ class TestCompiling:
     @pytest.mark.parametrize(
         ("name", "scale", "pays"),
         [
-            pytest.param("fig3a", "paper", True, id="a long distillation"),
-            pytest.param("fig3a", "smoke", False, id="a short one"),
-            pytest.param("full-mnist", "paper", True, id="full training"),
-            pytest.param("full-mnist", "smoke", False, id="full training on digits"),
+            pytest.param("fig3b", "paper", True, id="a long distillation"),
+            pytest.param("fig3b", "smoke", False, id="a short one"),
+            pytest.param("full-cifar10", "paper", True, id="full training"),
+            pytest.param("full-cifar10", "smoke", False, id="full training on digits"),
         ],
     )
     def test_it_pays_for_long_runs(self, name, scale, pays):

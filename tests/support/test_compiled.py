@@ -132,9 +132,11 @@ def compile_elsewhere() -> subprocess.CompletedProcess:
     """A process that compiles a function and calls it."""
     code = """
 import torch
+import torch._inductor.config
 from ddcore.networks import LeNet
 from ddcore.support import compiled
 
+torch._inductor.config.cpp.simdlen = 1  # what the processor can do is not tried out
 compiled.compiled_steps()
 step = compiled.Compiled(lambda network, x: x.exp() + x.sin())
 assert step(LeNet(), torch.zeros(100)).sum() == 100

@@ -155,6 +155,9 @@ class TestWhereItServes:
         network, (theta, _, x, targets, lr) = arguments(1, 1, 28, 10, 4)
         assert network.kernel(theta.half(), x.half()) is None
         assert network.kernel(theta, x.float()) is None
+        assert network.kernel(theta, x.long()) is None
+        assert network.kernel(theta, x[None].expand(2, -1, -1, -1, -1)) is None
+        assert network.kernel(theta, x, targets, 0.3) is not None
         assert network.kernel(theta[:, 1:], x) is None
         assert network.kernel(theta.to("meta"), x.to("meta")) is None
 
