@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 DPI = 110
-plt.rcParams["figure.max_open_warning"] = 0  # frames are drawn together and closed in `frames`
 
 
 def frames(label: str, frames: Iterable[tuple[str, str, Figure]]) -> ipywidgets.VBox:

@@ -64,8 +64,8 @@ def remove_unfinished_libraries() -> None:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     for library in Path(cache_dir()).glob("*/*.so"):
-        lock = FileLock(Path(get_lock_dir()) / f"{library.name.split('.')[0]}.lock")
         if not is_whole(library):
+            lock = FileLock(Path(get_lock_dir()) / f"{library.name.split('.')[0]}.lock")
             with contextlib.suppress(Timeout), lock.acquire(timeout=0):  # else it is being written
                 library.unlink(missing_ok=True)
                 print(f"compiling anew what a killed process left: {library}", file=sys.stderr)

@@ -109,7 +109,6 @@ class Kernel:
 
     def predictions(self, theta: Tensor, images: Tensor) -> Tensor:
         """Classes int64 [N, B]."""
-        theta = theta.contiguous()
         chunks = images.split(max(1, LOGITS // len(theta)))
         return torch.cat([self.logits(theta, x).argmax(-1) for x in chunks], dim=1)
 
