@@ -57,8 +57,7 @@ WORKLOADS = {  # name: network, networks, steps, epochs, real images per network
     "B": (AlexCifarNet(), 1, 10, 3, 1024 if DEVICE == "cuda" else 128),
     "C": (LeNet(), 1, 1, 3, 256),
 }
-WHOLE_STEPS = {"A": 20, "B": 4, "C": 300}  # outer steps of a whole process
-LOOKS = 2  # at the validation split
+WHOLE = {"A": (20, 2), "B": (40, 1), "C": (300, 2)}  # outer steps, looks at the validation split
 MEMORY_STEPS = (30, 120, 480)  # inner steps of one LeNet
 RACES = {  # what `ddcore run` is asked for: the accuracy to reach; the first two are the paper's
     "fig2a -p iterations=8000": 0.9376,
@@ -265,24 +264,24 @@ def whole() -> dict:
     textbook loop with PyTorch's defaults, and `distill`, set up as `ddcore run` does. Seconds of
     each process from its start to its end; what is compiled once lies in the cache."""
     found = {}
-    for name, outer_steps in WHOLE_STEPS.items():
+    for name, (outer_steps, looks) in WHOLE.items():
         rounds = [
-            {way: process_seconds(way, name, outer_steps) for way in ("loop", "package")}
+            {way: process_seconds(way, name) for way in ("loop", "package")}
             for _ in range(3)
         ][1:]  # the first compiles
         times = {way: statistics.median(r[way] for r in rounds) for way in rounds[0]}
-        found[name] = {"outer_steps": outer_steps, "looks": LOOKS, "seconds": times}
+        found[name] = {"outer_steps": outer_steps, "looks": looks, "seconds": times}
         ratio = times["loop"] / times["package"]
         print(
-            f"{name}, {outer_steps} outer steps, {LOOKS} looks, whole processes: textbook loop "
+            f"{name}, {outer_steps} outer steps, looks: {looks}, whole processes: textbook loop "
             f"{times['loop']:.1f} s, package {times['package']:.1f} s, {ratio:.2f} x",
             flush=True,
         )
     return found
 
 
-def process_seconds(way: str, name: str, outer_steps: int) -> float:
-    command = [sys.executable, __file__, way, name, str(outer_steps)]
+def process_seconds(way: str, name: str) -> float:
+    command = [sys.executable, __file__, way, name]
     return seconds(lambda: subprocess.run(command, check=True))
 
 
@@ -296,10 +295,11 @@ def random_dataset(network: Network) -> Dataset:
     return Dataset.from_tensors(*splits)
 
 
-def package_run(name: str, outer_steps: int) -> None:
+def package_run(name: str) -> None:
     set_up(DEVICE)
+    outer_steps, looks = WHOLE[name]
     network, samples, steps, epochs, batch = WORKLOADS[name]
-    recipe = Recipe(iterations=outer_steps, samples=samples, batch=batch, checks=LOOKS)
+    recipe = Recipe(iterations=outer_steps, samples=samples, batch=batch, checks=looks)
     data = random_dataset(network).to(DEVICE)
     ways = EAGER if isinstance(network, LeNet) and DEVICE == "cpu" else compiled_steps()
     distill(
@@ -314,7 +314,8 @@ def package_run(name: str, outer_steps: int) -> None:
     )
 
 
-def loop_run(name: str, outer_steps: int) -> None:
+def loop_run(name: str) -> None:
+    outer_steps, looks = WHOLE[name]
     network, samples, steps, epochs, batch = WORKLOADS[name]
     data = random_dataset(network).to(DEVICE)
     distilled = initial_noise(data, steps, epochs, 1, False, Recipe(first_lr=0.02), 0)
@@ -328,7 +329,7 @@ def loop_run(name: str, outer_steps: int) -> None:
         for t, gradient in zip(learned, textbook(network, distilled, theta, real), strict=True):
             t.grad = gradient
         adam.step()
-        if (k + 1) % (outer_steps // LOOKS) == 0:
+        if (k + 1) % (outer_steps // looks) == 0:
             textbook_accuracy(network, distilled, data)
 
 
@@ -544,8 +545,8 @@ def main() -> None:
     if len(sys.argv) == 3 and sys.argv[2].isdigit():
         print(one_memory(sys.argv[1], int(sys.argv[2])))
         return
-    if len(sys.argv) == 4:
-        {"loop": loop_run, "package": package_run}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    if len(sys.argv) == 3 and sys.argv[2] in WORKLOADS:
+        {"loop": loop_run, "package": package_run}[sys.argv[1]](sys.argv[2])
         return
     set_up(DEVICE)
     machine = environment([device_name(DEVICE)], True) | {
