@@ -266,8 +266,7 @@ def whole() -> dict:
     found = {}
     for name, (outer_steps, looks) in WHOLE.items():
         rounds = [
-            {way: process_seconds(way, name) for way in ("loop", "package")}
-            for _ in range(3)
+            {way: process_seconds(way, name) for way in ("loop", "package")} for _ in range(3)
         ][1:]  # the first compiles
         times = {way: statistics.median(r[way] for r in rounds) for way in rounds[0]}
         found[name] = {"outer_steps": outer_steps, "looks": looks, "seconds": times}

@@ -255,3 +255,23 @@ class TestCommittedNotebooks:
 
     def test_their_records_are_verified(self, path):
         assert "FAIL (record " not in path.read_text("utf-8")
+
+
+@pytest.mark.slow
+class TestOtherRunners:
+    """The committed notebooks without this package's own runner."""
+
+    def test_papermill_takes_parameters(self, tmp_path):
+        out = tmp_path / "out.ipynb"
+        asked = ["-p", "steps", "2", "-p", "iterations", "10"]
+        source = "notebooks/03-1-fixed-initialization.ipynb"
+        command = [sys.executable, "-m", "papermill", source, str(out), *asked]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "6 gradient steps" in printed(out)
+
+    def test_nbval_compares_one_notebook(self):
+        command = [sys.executable, "-m", "pytest", "-q", "--nbval", "notebooks/05-discussion.ipynb"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        assert " passed" in done.stdout
