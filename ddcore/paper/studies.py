@@ -32,7 +32,6 @@ from ddcore.support.files import PROJECT, whole
 from ddcore.support.registry import INIT_LAWS
 from ddcore.support.runtime import set_up
 from ddcore.unroll import cross_entropy, inner_loss, meta_gradient, train
-from ddcore.use import network_of
 
 RESULTS = PROJECT / "results" / "studies.json"
 DIGITS = 5  # significant ones, of what is kept
@@ -87,6 +86,12 @@ def _distilled(experiment: str) -> DistilledData:
     if record is None:
         raise InputError(f"{experiment} has no record yet; `ddcore run {experiment}` makes it")
     return record.distilled
+
+
+def _network(distilled: DistilledData) -> Network:
+    channels, side = distilled.images.shape[2:4]
+    classes = len(distilled.meta["classes"])
+    return as_network(distilled.meta["architecture"], channels, side, classes)
 
 
 def accuracy_by_size(
@@ -189,7 +194,7 @@ def accuracy_by_step(
 ) -> list[list[float]]:
     """Section 3.2: test accuracies in percent of fresh networks before the first gradient step and
     after each, [E S + 1, nets]."""
-    network = network_of(distilled)
+    network = _network(distilled)
     draws = [generator(seed, "companion", j) for j in range(nets)]
     theta = torch.stack([network.init("xavier", rng) for rng in draws])
     path = torch.empty(len(distilled.order()), *theta.shape)
@@ -202,7 +207,7 @@ def accuracy_by_law(
     distilled: DistilledData, data: Dataset, *, nets: int, test_images: int, seed: int
 ) -> dict[str, list[float]]:
     """Section 3.2: test accuracies in percent of fresh networks of each law of initial weights."""
-    network = network_of(distilled)
+    network = _network(distilled)
     test = [part[:test_images] for part in data.test]
 
     def accuracies(law: str) -> list[float]:
@@ -266,7 +271,7 @@ def excess_on_mnist(data: Dataset, *, init_std: float, rate: float, seed: int) -
 
 def other_networks(distilled: DistilledData, data: Dataset, *, nets: int, seed: int) -> list[float]:
     """Section 4.1: test accuracies in percent of networks of another seed [nets]."""
-    network = network_of(distilled)
+    network = _network(distilled)
     theta = initial_weights(Config(dataset="mnist", seed=seed), network, nets)
     trained = (train(network, distilled, some) for some in theta.split(10))
     return (100 * torch.cat([evaluate(network, some, *data.test) for some in trained])).tolist()
@@ -295,7 +300,7 @@ def gradient_norms(
     """Section 4.2: norms of the images' meta-gradients of single held-out networks, and that of the
     mean over as many as an outer step takes."""
     config = configure(experiment)
-    network, found = network_of(distilled), []
+    network, found = _network(distilled), []
     for j, theta in enumerate(initial_weights(config, network, nets)):
         batch = data.batch(config.batch, generator(seed, "norms", j))
         found.append(meta_gradient(network, distilled, theta[None], batch)[1].images)
@@ -312,7 +317,7 @@ LENGTHS = (0, 0.03, 0.1, 0.3, 1, 3, 10)  # of a step, all pixels together
 def spread(distilled: DistilledData, data: Dataset, *, nets: int, seed: int) -> dict[str, Any]:
     """Minutes: norms of single networks' meta-gradients; norms of their mean, and of the mean
     without the four loudest; and the median loss after steps of LENGTHS along each."""
-    network = network_of(distilled)
+    network = _network(distilled)
     draws = [generator(seed, "spread", j) for j in range(nets)]
     starts = torch.stack([network.init("xavier", rng) for rng in draws])
     batches = [data.batch(256, rng) for rng in draws]
@@ -323,7 +328,7 @@ def spread(distilled: DistilledData, data: Dataset, *, nets: int, seed: int) -> 
     gradients = torch.stack(found)
     norms = gradients.flatten(1).norm(dim=1)
     quiet = norms < norms.sort().values[-4]
-    means = {"all": gradients.mean(0), "without the four loudest": gradients[quiet].mean(0)}
+    means = {"of all": gradients.mean(0), "without the four loudest": gradients[quiet].mean(0)}
 
     def loss(direction: Tensor, length: float) -> float:
         images = distilled.images - length * direction / direction.norm()
@@ -368,7 +373,7 @@ def other_uses(
 ) -> dict[str, list[float | None]]:
     """What belongs together: mean and standard deviation of the test accuracy in percent, of each
     other way to use distilled data, on the first 2,000 test images."""
-    network, law = network_of(distilled), distilled.meta["init_law"]
+    network, law = _network(distilled), distilled.meta["init_law"]
 
     def fresh(network: Network, law: str) -> Tensor:
         return torch.stack([network.init(law, generator(seed, "other", j)) for j in range(nets)])
