@@ -426,7 +426,7 @@ FEW = {
     "init": "xavier",
     "per_class": 1,
     "iterations": 60,
-    "samples": 8,
+    "samples": 4,
     "nets": 20,
     "seed": 0,
 }
