@@ -43,7 +43,7 @@ def results(tmp_path_factory):
             with pytest.MonkeyPatch.context() as monkeypatch:
                 folder = set_apart(monkeypatch, tmp_path_factory.mktemp(kind))
                 monkeypatch.setitem(catalogue.EXPERIMENTS, "small", small(kind))
-                run("small", compile="off")
+                run("small")
             folders[kind] = folder / "results"
         return folders[kind]
 
@@ -128,7 +128,7 @@ class TestRecords:
         self, apart, experiment
     ):
         config = experiment("small", small("best-of-many").model_copy(update={"nets": 10}))
-        details = run("small", compile="off").distillation
+        details = run("small").distillation
         setup = prepare(config)
         draw = baselines.random_real(setup.data, 2, 1)
         few = setup.weights(5, "validation")
@@ -257,7 +257,7 @@ def both(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = set_apart(monkeypatch, tmp_path_factory.mktemp("both"))
         declare_pair(monkeypatch.setitem)
-        run("others-small", overrides={"soft_labels": "true", "nets": "4"}, compile="off")
+        run("others-small", overrides={"soft_labels": "true", "nets": "4"})
         return folder / "results"
 
 
@@ -307,7 +307,7 @@ class TestOneNetwork:
         others = Config(dataset="digits", images="one-network", iterations=1, nets=1)
         experiment("others", others)
         with pytest.raises(InputError, match="the images to test have no record here"):
-            run("others", compile="off")
+            run("others")
 
 
 class Mine(Drawn):
@@ -333,7 +333,7 @@ class TestAnotherKind:
 
     def test_it_runs_and_is_verified(self, mine, experiment, ddcore):
         config = experiment("small", Config(**SMALL.model_dump() | {"images": "mine"}))
-        folder = ddcore("run", "small", "--compile", "off").out[-1]
+        folder = ddcore("run", "small").out[-1]
         record = records.find("small")
         assert str(record.folder) == folder and record.key == config.key
         digits = datasets.load("digits")

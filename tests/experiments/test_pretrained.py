@@ -191,7 +191,7 @@ class TestFolders:
         said |= {"pool": "1", "nets": "1", "iterations": "1"}
 
         def made():
-            return run("table2-usps-mnist-random", "smoke", said, compile="off")
+            return run("table2-usps-mnist-random", "smoke", said)
 
         first = made()
         assert made().environment == first.environment
@@ -211,7 +211,7 @@ class TestAttack:
             folder = set_apart(monkeypatch, tmp_path_factory.mktemp("attack"))
             shutil.copytree(pools, folder / "cache")
             monkeypatch.setitem(catalogue.EXPERIMENTS, "attack", ATTACK)
-            run("attack", compile="off")
+            run("attack")
             return folder / "results"
 
     @pytest.fixture
@@ -290,7 +290,7 @@ class TestAttack:
     ):
         settings = {"images": kind, "iterations": 2}
         config = experiment("attack-real", Config(**ATTACK.model_dump() | settings))
-        record = run("attack-real", compile="off")
+        record = run("attack-real")
         method = methods.get(kind)
         images = method.redraw(prepare(config), record.distillation) or record.distilled
         labels = [0, 0, 1, 1, 2, 2, 8, 8, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
@@ -327,7 +327,7 @@ class TestAdaptation:
     ):
         settings = {"dataset": "digits", "source": "digits", "steps": 2, "epochs": 2}
         config = experiment("adaptation", Config(**settings, **networks, **RECIPE))
-        record = run("adaptation", overrides={"dataset": inverted}, compile="off")
+        record = run("adaptation", overrides={"dataset": inverted})
         before = record.metrics["test_accuracy_before"]["mean"]
         after = record.metrics["test_accuracy"]["mean"]
         assert before < 0.5 and after > before + 0.25

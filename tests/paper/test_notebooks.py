@@ -266,7 +266,8 @@ class TestOtherRunners:
         asked = ["-p", "steps", "2", "-p", "iterations", "10"]
         source = "notebooks/03-1-fixed-initialization.ipynb"
         command = [sys.executable, "-m", "papermill", source, str(out), *asked]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        nowhere = {**os.environ, "DDCORE_DATA": str(tmp_path)}
+        done = subprocess.run(command, cwd=ROOT, env=nowhere, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "6 gradient steps" in printed(out)
 
