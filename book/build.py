@@ -262,7 +262,9 @@ def run_table(executed: dict[str, NotebookNode]) -> str:
         "| Record | accuracy [%] | device | seconds | torch | commit | data |",
         "|---|--:|---|--:|---|---|---|",
     ]
-    lines += [record_row(experiment, record) for experiment, record in recorded.items()]
+    for experiment, record in recorded.items():
+        lines.append(record_row(experiment, record))
+        lines += [record_row(other.name, other) for other in records.replicates(experiment)]
     return "\n".join(lines) + "\n"
 
 

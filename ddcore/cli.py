@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +43,8 @@ def list_experiments(
         aliases = ", ".join(alias for alias, first in ALIASES.items() if first == name)
         line = f"{name:26} {config.dataset:8} {init:6} {_images(config):32} {accuracy:10}"
         print(f"{line} = {aliases}" if aliases else line.rstrip())
+        for replicate in records.replicates(name):
+            print(f"  {replicate.name:73} {replicate.accuracy} %")
     notebooks = sorted((PROJECT / "notebooks").glob("*.ipynb"))
     print("notebooks: " + ", ".join(path.stem for path in notebooks))
 
@@ -57,13 +59,15 @@ def _images(config: Config) -> str:
     return f"{steps} x {config.epochs} epoch{'s' * (config.epochs > 1)}"
 
 
-def _listing() -> dict[str, dict]:
-    """For each experiment its key as defined and the folder of its record, where there is one."""
+def _listing() -> dict[str, Any]:
+    """For each experiment its key as defined and the folder of its record, where there is one; and
+    the folders of all replicates."""
     experiments = {}
     for name, config in EXPERIMENTS.items():
         record = records.find(name)
         experiments[name] = {"key": config.key, "record": str(record.folder) if record else None}
-    return {"experiments": experiments, "aliases": ALIASES}
+    folders = [str(replicate.folder) for replicate in _replicates()]
+    return {"experiments": experiments, "aliases": ALIASES, "replicates": folders}
 
 
 @app.command()
@@ -117,7 +121,7 @@ def _result(record: Record) -> str:
     metric = record.metrics["test_accuracy"]
     std = metric["std"]
     spread = f" +- {100 * std:.2f}" if isinstance(std, float) else ""
-    return f"{record.experiment}: test accuracy {record.accuracy}{spread} % (n = {metric['n']})"
+    return f"{record.name}: test accuracy {record.accuracy}{spread} % (n = {metric['n']})"
 
 
 @app.command()
@@ -150,18 +154,20 @@ def verify(
     """Re-derive records' accuracies from the stored images; default: every record."""
     from ddcore.experiments.verify import verify as check
 
-    names = experiments or [record.experiment for record in records.everywhere()]
-    if not names:
+    if experiments:
+        to_check = list({resolve(name): _recorded(name) for name in experiments}.values())
+    else:
+        to_check = records.everywhere() + _replicates()
+    if not to_check:
         raise InputError("there is no record here; `ddcore run EXPERIMENT` makes one")
-    to_check = {resolve(name): _recorded(name) for name in names}
     failed = False
     unchecked = False
-    for record in to_check.values():
+    for record in to_check:
         try:
             result = check(record, nets)
         except InputError as error:  # the others can still be checked
             unchecked = True
-            _complain(f"{record.experiment} is not checked: {error}")
+            _complain(f"{record.name} is not checked: {error}")
         else:
             failed |= not result.agrees
             print(result.line, flush=True)
@@ -169,6 +175,10 @@ def verify(
         raise typer.Exit(1)
     if unchecked:
         raise typer.Exit(2)
+
+
+def _replicates() -> list[Record]:
+    return [replicate for name in EXPERIMENTS for replicate in records.replicates(name)]
 
 
 def _recorded(name: str) -> Record:
@@ -232,7 +242,8 @@ def reproduce(
 
 @app.command()
 def report() -> None:
-    """Every claim of the paper beside ours, with its verdict, and the counts."""
+    """Every claim of the paper beside ours, with its verdict, the counts, and what replicates
+    reached."""
     try:
         from ddcore.paper import ledger
     except ModuleNotFoundError as error:
@@ -244,6 +255,7 @@ def report() -> None:
     columns = ["id", "paper", "ours", "verdict"]
     print(table.loc[:, columns].to_string(index=False, max_colwidth=50))
     print(f"\n{ledger.counts(table)}")
+    print("\n".join(["", *map(_result, _replicates())]))
 
 
 def pairs(parameters: list[str]) -> dict[str, str]:

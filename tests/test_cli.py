@@ -41,6 +41,31 @@ def parameters(words):
     return [part for word in words for part in ("-p", word)]
 
 
+@pytest.fixture
+def replicate(record, apart):
+    """Beside the record of `tiny`, one of another seed (in truth the same)."""
+    content = json.loads((record / "record.json").read_text())
+    content |= {"key": "another", "overrides": {"seed": 1}}
+    return records.write(apart / "results", content, record / "distilled.safetensors").folder
+
+
+class TestReplicates:
+    def test_they_are_listed_below_their_experiment(self, ddcore, replicate):
+        lines = ddcore("list").out
+        at = next(k for k, line in enumerate(lines) if line.startswith("tiny "))
+        assert lines[at + 1].startswith("  tiny, seed=1 ") and lines[at + 1].endswith(" %")
+        listing = json.loads("\n".join(ddcore("list", "--json").out))
+        assert listing["replicates"] == [str(replicate)]
+
+    def test_they_are_verified_with_the_others(self, ddcore, replicate):
+        done = ddcore("verify")
+        assert [line.split(" PASS")[0] for line in done.out[:1]] == ["tiny"]
+        assert done.out[1].startswith("tiny, seed=1 ")
+
+    def test_they_are_reported(self, ddcore, replicate):
+        assert ddcore("report").out[-1].startswith("tiny, seed=1: test accuracy ")
+
+
 class TestList:
     def test_every_experiment_has_a_line(self, ddcore, record):
         done = ddcore("list")
@@ -64,7 +89,8 @@ class TestList:
         done = ddcore("list", "--json")
         assert done.status == 0 and done.err == []
         listing = json.loads("\n".join(done.out))
-        assert set(listing) == {"experiments", "aliases"}
+        assert set(listing) == {"experiments", "aliases", "replicates"}
+        assert listing["replicates"] == []
         assert listing["aliases"] == ALIASES
         assert listing["experiments"]["tiny"] == {"key": TINY.key, "record": str(record)}
         expected = {name: {"key": c.key, "record": None} for name, c in EXPERIMENTS.items()}

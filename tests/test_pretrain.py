@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ddcore.accuracy import evaluate
 from ddcore.datasets import load
 from ddcore.networks import LeNet, generator
 from ddcore.pretrain import pretrain
+from ddcore.support.registry import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,26 @@ def test_a_network_trained_on_everything_does_not_depend_on_its_company(digits):
     torch.testing.assert_close(beside[1:2], alone, rtol=0, atol=1e-4)
     assert not torch.equal(beside[0], beside[1])
     assert evaluate("lenet", beside, *digits.test).min() > 0.93
+
+
+def test_it_is_adam_whose_learning_rate_rises_and_falls(few):
+    network = LeNet()
+    found = pretrain(network, few, "xavier", range(1), epochs=10, batch=8)
+    rng = generator(0, "pool", 0)
+    theta = network.init("xavier", rng)[None].requires_grad_()
+    adam = torch.optim.Adam([theta])
+    images, labels = few.train
+    for k in range(20):
+        if k % 2 == 0:  # an epoch: two batches, four images are left over
+            order = torch.randperm(20, generator=rng)
+        picked = order[8 * (k % 2) :][:8]
+        adam.zero_grad()
+        F.cross_entropy(network(theta, images[picked])[0], labels[picked]).backward()
+        adam.param_groups[0]["lr"] = ARCHITECTURES["lenet"].adam_peak * min(
+            (k + 1) / 2, (20 - k) / 18
+        )
+        adam.step()
+    torch.testing.assert_close(found, theta.detach(), rtol=0, atol=1e-4)
 
 
 def test_fewer_images_than_a_batch_are_trained_on_all_the_same(few):

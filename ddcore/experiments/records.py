@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ddcore.distilled import DistilledData
 
 
+# What another run of an experiment at the paper's scale may have of its own: a replicate.
+REPLICATED = {"seed", "faithful"}
+
+
 class Metric(TypedDict):
     """What `metric` returns, of one number for each network or of one for each of its classes."""
 
@@ -78,6 +82,12 @@ class Record(BaseModel):
         return metrics
 
     @property
+    def name(self) -> str:
+        """The experiment, and what a replicate has of its own: `fig3a, faithful=true`."""
+        changes = (f"{name}={json.dumps(value)}" for name, value in self.overrides.items())
+        return ", ".join([self.experiment, *changes])
+
+    @property
     def accuracy(self) -> str:
         """The mean test accuracy in percent, rounded down as in the ledger."""
         mean = self.metrics["test_accuracy"]["mean"]
@@ -112,13 +122,13 @@ def is_checkout() -> bool:
 
 
 def root_for(experiment: str, scale: str, dataset: str, overrides: dict[str, Any]) -> Path:
-    """Where a new record is written: the project's results take the paper's scale as defined, of
-    either copy of the data."""
+    """Where a new record is written: the project's results take the paper's scale, as defined and
+    its replicates, of either copy of the data."""
     if os.environ.get("DDCORE_RESULTS"):
         return Path(os.environ["DDCORE_RESULTS"])
     defined = EXPERIMENTS[resolve(experiment)].dataset
-    as_defined = scale == "paper" and not overrides and dataset in copies(defined)
-    if as_defined and is_checkout():
+    belongs = scale == "paper" and overrides.keys() <= REPLICATED and dataset in copies(defined)
+    if belongs and is_checkout():
         return PROJECT / "results"
     return cache_folder() / "results"
 
@@ -180,6 +190,19 @@ def everywhere() -> list[Record]:
     """All records at the paper's scale as defined, in the order of the experiments."""
     records = (find(name) for name in EXPERIMENTS)
     return [record for record in records if record is not None]
+
+
+def replicates(experiment: str) -> list[Record]:
+    """The records of an experiment at the paper's scale with other seeds or the paper's own
+    settings."""
+    found = {}
+    for root in roots():
+        for file in sorted(root.glob(f"{resolve(experiment)}/*/record.json")):
+            record = read(file.parent)
+            changed = record.overrides.keys()
+            if record.scale == "paper" and changed and changed <= REPLICATED:
+                found.setdefault(record.key, record)
+    return list(found.values())
 
 
 def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record:

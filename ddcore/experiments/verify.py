@@ -43,12 +43,12 @@ def verify(record: Record, nets: int | None = None) -> Verification:
         stored = record.has_images or methods.get(config.images).stores_images
         images = record.distilled if stored else None
     except ValueError as error:  # pydantic's and InputError
-        return Verification(False, f"{record.experiment} FAIL ({' '.join(str(error).split())})")
+        return Verification(False, f"{record.name} FAIL ({' '.join(str(error).split())})")
     setup = prepare(config, download=False)
     method = methods.get(config.images)
     faults = _identity_faults(record, setup, images)
     if message := _message(faults):
-        return Verification(False, f"{record.experiment} FAIL ({message})")
+        return Verification(False, f"{record.name} FAIL ({message})")
     if images is None:
         images = method.redraw(setup, record.distillation)
     total = _networks_at_hand(config, nets)
@@ -63,7 +63,7 @@ def verify(record: Record, nets: int | None = None) -> Verification:
         f"n = {now['n']}"
     )
     end = f"; {message}" if message else ""
-    return Verification(not message, f"{record.experiment} {verdict} ({numbers}{end})")
+    return Verification(not message, f"{record.name} {verdict} ({numbers}{end})")
 
 
 def _networks_at_hand(config: Config, nets: int | None) -> int:

@@ -74,7 +74,10 @@ class TestPlaces:
             pytest.param("fig2b", "paper", "cifar10-jpeg", {}, "project", id="a copy"),
             pytest.param("fig4b-mnist-3", "paper", "mnist", {}, "project", id="alias"),
             pytest.param("fig2a", "laptop", "mnist", {}, "cache", id="another scale"),
-            pytest.param("fig2a", "paper", "mnist", {"seed": 1}, "cache", id="another seed"),
+            pytest.param("fig2a", "paper", "mnist", {"seed": 1}, "project", id="another seed"),
+            pytest.param("fig2a", "paper", "mnist", {"faithful": True}, "project", id="faithful"),
+            pytest.param("fig2a", "laptop", "mnist", {"seed": 1}, "cache", id="both"),
+            pytest.param("fig2a", "paper", "mnist", {"seed": 1, "epochs": 2}, "cache", id="more"),
             pytest.param("fig2a", "paper", "fashionmnist", {}, "cache", id="other data"),
         ],
     )
@@ -104,6 +107,25 @@ class TestPlaces:
         key = configure("fig3a").key
         records.write(apart / "results", content(key, "fig3a"), None)
         assert records.find("fig4b-mnist-3").folder == apart / "results" / "fig3a" / key
+
+    def test_replicates_change_no_more_than_seed_and_settings(self, apart):
+        roots = apart / "results", apart / "cache/ddcore/results"
+        changes = {
+            "a": {},
+            "b": {"seed": 1},
+            "c": {"faithful": True, "seed": 2},
+            "d": {"epochs": 2},
+        }
+        for key, overrides in changes.items():
+            for root in roots:
+                records.write(root, content(key, "fig3a", overrides=overrides), None)
+        records.write(roots[0], content("e", "fig3a", overrides={"seed": 3}, scale="smoke"), None)
+        found = records.replicates("fig4b-mnist-3")  # an alias
+        assert [record.folder for record in found] == [roots[0] / "fig3a" / key for key in "bc"]
+        assert [record.name for record in found] == [
+            "fig3a, seed=1",
+            "fig3a, faithful=true, seed=2",
+        ]
 
     def test_a_configuration_is_found_under_whatever_experiment(self, apart):
         assert records.of(TINY) is None

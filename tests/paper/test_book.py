@@ -177,6 +177,7 @@ class TestRunTable:
         """The list of records that there are, empty at first."""
         there = []
         monkeypatch.setattr(build.records, "everywhere", lambda: there)
+        monkeypatch.setattr(build.records, "replicates", lambda name: [])
         return there
 
     @pytest.fixture
@@ -207,6 +208,14 @@ class TestRunTable:
     def test_a_tag_that_names_no_record_is_refused(self, build, there, executed):
         with pytest.raises(InputError, match=r"record:fig\*"):
             build.run_table(executed)
+
+    def test_replicates_follow_their_experiment(self, build, there, executed, monkeypatch):
+        there.append(self.record("fig2a"))
+        replicate = self.record("fig2a")
+        replicate.name = "fig2a, seed=1"
+        monkeypatch.setattr(build.records, "replicates", lambda name: [replicate])
+        lines = build.run_table(executed).splitlines()
+        assert [line.split(" | ")[0] for line in lines[-2:]] == ["| fig2a", "| fig2a, seed=1"]
 
     def test_live_and_recorded(self, build, there, executed):
         there.append(self.record("fig2a"))
