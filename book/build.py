@@ -232,7 +232,7 @@ def claims_table() -> str:
     claims = ledger.table(ledger.Judge())
     counts = ledger.counts(claims).reset_index()
     claims["id"] = claims["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
-    columns = ["id", "paper", "ours", "verdict", "beside"]
+    columns = ["id", "paper", "paper's recipe", "ours", "verdict", "beside"]
     tables = [counts, claims[columns], ledger.discrepancies()]
     return "\n\n".join(ledger.markdown(table) for table in tables) + "\n"
 

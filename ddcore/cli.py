@@ -252,7 +252,7 @@ def report() -> None:
         ) from None
 
     table = ledger.table(ledger.Judge())
-    columns = ["id", "paper", "ours", "verdict"]
+    columns = ["id", "paper", "paper's recipe", "ours", "verdict"]
     print(table.loc[:, columns].to_string(index=False, max_colwidth=50))
     print(f"\n{ledger.counts(table)}")
     print("\n".join(["", *map(_result, _replicates())]))

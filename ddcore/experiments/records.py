@@ -192,6 +192,12 @@ def everywhere() -> list[Record]:
     return [record for record in records if record is not None]
 
 
+def faithful(experiment: str) -> Record | None:
+    """Its record with the paper's own settings, seed 0."""
+    replicate = configure(experiment, overrides={"faithful": "true"})
+    return at(experiment, replicate.key)
+
+
 def replicates(experiment: str) -> list[Record]:
     """The records of an experiment at the paper's scale with other seeds or the paper's own
     settings."""

@@ -67,6 +67,7 @@ class Judge:
     Args:
         find: the record of an experiment, None where there is none; by default that of
             `records.find`, at the paper's scale.
+        faithful: its record with the paper's own settings; by default that of `records.faithful`.
         claims: the claims by id; by default those of claims.yml.
     """
 
@@ -74,8 +75,10 @@ class Judge:
         self,
         find: Callable[[str], Record | None] | None = None,
         claims: dict[str, Claim] | None = None,
+        faithful: Callable[[str], Record | None] | None = None,
     ) -> None:
         self.claims = claims or load()
+        self._faithful = cache(faithful or records.faithful)
         self._find = cache(find or records.find)
 
     # ---- What the records say
@@ -186,10 +189,21 @@ class Judge:
             "place": claim.place,
             "kind": claim.kind,
             "paper": answer.printed,
+            "paper's recipe": self._by_the_papers_recipe(answer),
             "ours": ours,
             "verdict": verdict.value,
             "beside": self._beside(answer),
         }
+
+    def _by_the_papers_recipe(self, claim: Claim) -> str:
+        """What the paper's own settings give here; empty where they were not run."""
+        if not isinstance(claim, Result | Std):
+            return ""
+        record = self._faithful(claim.experiment)
+        found = record and _metric(
+            record, MetricReference.parse(f"{claim.experiment}:{claim.metric}")
+        )
+        return shown(found, claim) if found else ""
 
     def line(self, name: str) -> str:
         """A claim's verdict and rule, the same on every machine with the same records."""
@@ -319,8 +333,8 @@ def shown(ours: Measurement, claim: Number | Curve) -> str:
 
 
 def table(judge: Judge) -> pd.DataFrame:
-    """A row for each claim but discrepancies, which have no verdict: id, place, kind, paper, ours,
-    verdict, beside."""
+    """A row for each claim but discrepancies, which have no verdict: id, place, kind, paper, the
+    paper's recipe run here, ours, verdict, beside."""
     claims = judge.claims.values()
     return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
 
@@ -333,12 +347,15 @@ def discrepancies() -> pd.DataFrame:
 
 
 def headlines(judge: Judge) -> pd.DataFrame:
-    """The README's table of paper against ours: result, paper, ours, verdict, beside."""
+    """The README's table of paper against ours."""
     rows = []
     for claim in judge.claims.values():
         if isinstance(claim, Result) and claim.headline:
-            rows.append(judge.row(claim) | {"result": claim.headline})
-    return pd.DataFrame(rows, columns=["result", "paper", "ours", "verdict", "beside"])
+            row = judge.row(claim)
+            by_paper = row["paper's recipe"] or Verdict.NOT_RUN.value
+            rows.append(row | {"result": claim.headline, "paper's recipe": by_paper})
+    columns = ["result", "paper", "paper's recipe", "ours", "verdict", "beside"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:

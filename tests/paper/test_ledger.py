@@ -41,9 +41,14 @@ def accuracy(*numbers, **config):
     return record({"test_accuracy": metric(*numbers)}, **config)
 
 
+FAITHFUL = accuracy(70, 80)
+
+
 def judge(there, *extra):
-    """A judge with the records that are there, of the given claims or else of the paper's."""
-    return Judge(there.get, {claim.id: claim for claim in extra} or CLAIMS)
+    """A judge with the records that are there, and one with the paper's own settings, of the given
+    claims or else of the paper's."""
+    claims = {claim.id: claim for claim in extra} or CLAIMS
+    return Judge(there.get, claims, {"fig3a": FAITHFUL}.get)
 
 
 def cell(**fields):
@@ -433,7 +438,13 @@ class TestTables:
 
     def test_headlines_as_markdown(self, verdicts):
         first = ledger.markdown(ledger.headlines(verdicts)).splitlines()[2]
-        assert first == "| MNIST, fixed init, 10 images | 93.76 | 94.12 | reproduced |  |"
+        assert first == "| MNIST, fixed init, 10 images | 93.76 | not run | 94.12 | reproduced |  |"
+
+    def test_the_papers_recipe_has_a_column(self, verdicts):
+        rows = ledger.table(verdicts).set_index("id")["paper's recipe"]
+        assert rows["fig3a.accuracy"] == "75.00 ± 7.08"
+        assert rows["fig3a.accuracy.std"] == "7.08"
+        assert rows["fig2a.accuracy"] == ""
 
     def test_markdown_has_a_line_for_each_row(self, verdicts):
         frame = ledger.table(verdicts)
