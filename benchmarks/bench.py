@@ -1,9 +1,9 @@
 """Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables,
-writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `whole` (a distillation as a
-user runs it, in processes of their own), `memory` and `race`, how long the paper's accuracies take;
-each may be named alone. `python benchmarks/bench.py faithful` (an hour) adds what the paper's
-settings reach in ten times as long, `rounding` (minutes, with CIFAR-10) how near float32 and
-bfloat16 come to the meta-gradient in float64.
+writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `stacks` (more networks at
+once), `whole` (a distillation as a user runs it, in processes of their own), `memory` and `race`,
+how long the paper's accuracies take; each may be named alone. `python benchmarks/bench.py faithful`
+(an hour) adds what the paper's settings reach in ten times as long, `rounding` (minutes, with
+CIFAR-10) how near float32 and bfloat16 come to the meta-gradient in float64.
 
 Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same
 with AlexCifarNet, one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step
@@ -58,6 +58,7 @@ WORKLOADS = {  # name: network, networks, steps, epochs, real images per network
     "C": (LeNet(), 1, 1, 3, 256),
 }
 WHOLE = {"A": (20, 2), "B": (40, 1), "C": (300, 2)}  # outer steps, looks at the validation split
+STACKS = (8, 32, 128)  # networks at once
 MEMORY_STEPS = (30, 120, 480)  # inner steps of one LeNet
 RACES = {  # what `ddcore run` is asked for: the accuracy to reach; the first two are the paper's
     "fig2a -p iterations=8000": 0.9376,
@@ -256,6 +257,21 @@ def speed() -> dict:
                 f"relative difference {errors[way]:.0e}"
             )
         print(f"  {'floor':24} {1000 * floor:9.1f} ms")
+    return found
+
+
+def stacks() -> dict:
+    """Networks times inner steps a second, of workload A's outer step with more networks at once:
+    what a larger device buys."""
+    network, _, *sizes = WORKLOADS["A"]
+    inner_steps = sizes[0] * sizes[1]
+    found = {}
+    for n in STACKS:
+        given = build(network, n, *sizes)
+        way = CapturedMetaGradient(network) if DEVICE == "cuda" else partial(meta_gradient, network)
+        rounds = [seconds(lambda way=way, given=given: way(*given)) for _ in range(ROUNDS + 1)]
+        found[n] = n * inner_steps / statistics.median(rounds[1:])
+        print(f"{n:4} networks at once: {found[n]:,.0f} networks times inner steps a second")
     return found
 
 
@@ -532,6 +548,7 @@ def accuracy(record: dict) -> dict:
 
 PARTS = {
     "speed": speed,
+    "stacks": stacks,
     "whole": whole,
     "memory": memory,
     "race": race,
@@ -555,7 +572,7 @@ def main() -> None:
         f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, "
         f"torch {machine['torch']}"
     )
-    parts = sys.argv[1:] or ["speed", "whole", "memory", "race"]
+    parts = sys.argv[1:] or ["speed", "stacks", "whole", "memory", "race"]
     if unknown := set(parts) - PARTS.keys():
         sys.exit(f"{unknown.pop()} is no part of the benchmark; allowed: {', '.join(PARTS)}")
     for part in parts:

@@ -48,7 +48,8 @@ class TestRequest:
         cache = apart / "cache/ddcore/results"
         assert Request("fig3a").root == project
         assert Request("fig3a", overrides={"steps": "10"}).root == project
-        assert Request("fig3a", overrides={"seed": "1"}).root == cache
+        assert Request("fig3a", overrides={"seed": "1"}).root == project
+        assert Request("fig3a", overrides={"epochs": "2"}).root == cache
         assert Request("fig3a", "smoke").root == cache
 
 
