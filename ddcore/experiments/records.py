@@ -192,12 +192,6 @@ def everywhere() -> list[Record]:
     return [record for record in records if record is not None]
 
 
-def faithful(experiment: str) -> Record | None:
-    """Its record with the paper's own settings, seed 0."""
-    replicate = configure(experiment, overrides={"faithful": "true"})
-    return at(experiment, replicate.key)
-
-
 def replicates(experiment: str) -> list[Record]:
     """The records of an experiment at the paper's scale with other seeds or the paper's own
     settings."""
@@ -209,6 +203,12 @@ def replicates(experiment: str) -> list[Record]:
             if record.scale == "paper" and changed and changed <= REPLICATED:
                 found.setdefault(record.key, record)
     return list(found.values())
+
+
+def faithful(experiment: str) -> Record | None:
+    """Its replicate with the paper's own settings and the experiment's seed."""
+    found = (one for one in replicates(experiment) if one.overrides == {"faithful": True})
+    return next(found, None)
 
 
 def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record:

@@ -126,6 +126,9 @@ class TestPlaces:
             "fig3a, seed=1",
             "fig3a, faithful=true, seed=2",
         ]
+        assert records.faithful("fig3a") is None
+        records.write(roots[1], content("f", "fig3a", overrides={"faithful": True}), None)
+        assert records.faithful("fig3a").folder == roots[1] / "fig3a" / "f"
 
     def test_a_configuration_is_found_under_whatever_experiment(self, apart):
         assert records.of(TINY) is None
