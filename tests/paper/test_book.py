@@ -234,6 +234,6 @@ class TestClaimsTable:
     def test_counts_claims_and_discrepancies(self, build):
         counts, claims, discrepancies = build.claims_table().split("\n\n")
         assert counts.startswith("| kind | exceeded | reproduced | partly |")
-        assert claims.startswith("| id | paper | ours | verdict | beside |")
+        assert claims.startswith("| id | paper | paper's recipe | ours | verdict | beside |")
         assert "| fig2a.<wbr>accuracy | 93.76 |" in claims
         assert discrepancies.startswith("| place | text | decided_by | finding |")
