@@ -474,13 +474,16 @@ STUDIES = {
 
 def main(names: list[str]) -> None:
     """Measure again, by default everything, and keep the results."""
+    for name in names:
+        if name not in STUDIES:
+            raise InputError(f"unknown study {name!r}; one of: {'; '.join(STUDIES)}")
     set_up("cpu")
     kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     for name in names or STUDIES:
         study = STUDIES[name]
         copy = records.here(study.dataset)
         if copy is None:
-            raise SystemExit(f"{study.dataset} is not here, which {name!r} needs")
+            raise InputError(f"{study.dataset} is not here, which {name!r} needs")
         result = study.result(copy, study.arguments)
         kept[name] = {"dataset": copy, "arguments": study.arguments, "result": result}
         print(name, flush=True)
@@ -490,4 +493,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print("ddcore:", error, file=sys.stderr)
+        sys.exit(2)

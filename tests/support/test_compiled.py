@@ -18,6 +18,7 @@ from test_unroll import (
     ALEXCIFARNET,
     CASES,
     LENET,
+    LENET_IN_COLOUR,
     SIMPLEST,
     SOFT_LABELS,
     STEPS_AND_EPOCHS,
@@ -39,6 +40,7 @@ from ddcore.unroll import EAGER, cross_entropy, meta_gradient
 COMPILED_CASES = [
     pytest.param(SOFT_LABELS, id="soft labels"),
     pytest.param(LENET, id="lenet"),
+    pytest.param(LENET_IN_COLOUR, id="lenet, colour, 32"),
     pytest.param(ALEXCIFARNET, id="alexcifarnet"),
 ]
 
@@ -126,6 +128,7 @@ class TestUnfinishedLibraries:
         library.unlink()
         second = compile_elsewhere(os.environ["PATH"])
         assert left and first.returncode != 0
+        assert "compiling anew" not in first.stderr
         assert second.returncode == 0, second.stderr
         assert "compiling anew what a killed process left" in second.stderr
 
