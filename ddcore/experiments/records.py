@@ -135,8 +135,7 @@ def root_for(experiment: str, scale: str, dataset: str, overrides: dict[str, Any
 
 def copies(dataset: str) -> list[str]:
     """A dataset and the copies that may stand in for it, best first."""
-    copy = source(dataset).copy
-    return [dataset, copy] if copy else [dataset]
+    return [dataset, *source(dataset).copies]
 
 
 def read(folder: Path) -> Record:

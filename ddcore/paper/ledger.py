@@ -48,7 +48,12 @@ __all__ = [
 
 PAPER_POOL = 2000  # pretrained networks that the paper distils with
 CLASSES = 10  # of every dataset in the paper
-COPIES = {"cifar10-jpeg": "JPEG copy of CIFAR-10", "usps": "torchvision's copy of USPS"}
+COPIES = {
+    "cifar10-png": "CIFAR-10, 98 of its images from a JPEG copy",
+    "cifar10-jpeg": "JPEG copy of CIFAR-10",
+    "usps": "torchvision's copy of USPS",
+    "usps-pooled": "stand-in for the paper's copy of USPS",
+}
 WORDS = {  # of a verdict, on the line that `Judge.line` gives; else the verdict itself
     Verdict.NOT_REPRODUCED: "FAIL",
     Verdict.REPRODUCED: "PASS",

@@ -90,7 +90,7 @@ class Source:
     test_split: tuple[tuple[str, Any], ...] = (("train", False),)
     augmented: bool = False  # random crops and flips of real batches
     network: str = "lenet"  # that experiments on it use
-    copy: str = ""  # another copy of the same data, used where this one cannot be had
+    copies: tuple[str, ...] = ()  # of the same data, used where this one cannot be had, best first
     train_images: int = 50_000  # roughly, to estimate what a run costs
     pretrain_epochs: int = 3
     pretrain_batch: int = 256
@@ -132,6 +132,16 @@ DATASETS = {
         pretrain_epochs=6,
         pretrain_batch=128,
     ),
+    "usps-pooled": Source(  # see `readers`: the same files, split and scaled as the paper's
+        DIGITS,
+        torchvision="USPS",
+        folder="USPS",
+        train_files=("usps.bz2",),
+        test_files=("usps.t.bz2",),
+        train_images=7_438,
+        pretrain_epochs=6,
+        pretrain_batch=128,
+    ),
     "svhn": Source(
         DIGITS,
         mean=(0.43791, 0.44398, 0.47293),
@@ -153,21 +163,24 @@ DATASETS = {
         test_files=("cifar-10-batches-py/test_batch",),
         augmented=True,
         network="alexcifarnet",
-        copy="cifar10-jpeg",
+        copies=("cifar10-png", "cifar10-jpeg"),
         pretrain_epochs=8,
         paper_iterations=19_600,
         paper_first_lr=0.001,
     ),
-    "cifar10-jpeg": Source(
-        CIFAR,
-        renamed=(("airplane", "plane"), ("automobile", "car")),  # the paper's names
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.247, 0.243, 0.261),
-        augmented=True,
-        network="alexcifarnet",
-        pretrain_epochs=8,
-        paper_iterations=19_600,
-        paper_first_lr=0.001,
+    **dict.fromkeys(
+        ("cifar10-png", "cifar10-jpeg"),
+        Source(
+            CIFAR,
+            renamed=(("airplane", "plane"), ("automobile", "car")),  # the paper's names
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.247, 0.243, 0.261),
+            augmented=True,
+            network="alexcifarnet",
+            pretrain_epochs=8,
+            paper_iterations=19_600,
+            paper_first_lr=0.001,
+        ),
     ),
 }
 

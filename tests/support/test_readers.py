@@ -54,6 +54,34 @@ class TestTheRealOnes:
         assert data.shape == (1, 28)
         assert data.train[1].unique().tolist() == list(range(10))
 
+    def test_usps_pooled_is_the_same_digits_split_anew_in_a_frame(self, real):
+        pooled = real("usps-pooled")
+        usps = real("usps")
+        assert sizes(pooled) == [6_695, 743, 1_860]
+        counts = [
+            torch.cat([y for _, y in splits]).bincount()
+            for splits in (
+                (pooled.train, pooled.validation, pooled.test),
+                (usps.train, usps.validation, usps.test),
+            )
+        ]
+        assert counts[0].tolist() == counts[1].tolist()
+        black = (0 - pooled.mean[0]) / pooled.std[0]
+        x = pooled.test[0]
+        frame = torch.ones(28, 28, dtype=torch.bool)
+        frame[1:26, 1:26] = False
+        assert torch.allclose(x[:, 0, frame], torch.tensor(black))
+        assert (x[:, 0, 1, 1:26] > black + 0.01).any() and (x[:, 0, 25, 1:26] > black + 0.01).any()
+        assert pooled.mean[0] / pooled.std[0] == pytest.approx(0.1597 / 0.2573, abs=0.006)
+
+    def test_cifar10_png_is_the_jpeg_copy_without_its_losses(self, real):
+        png, jpeg = real("cifar10-png"), real("cifar10-jpeg")
+        assert sizes(png) == sizes(jpeg) == [45_000, 5_000, 10_000]
+        assert torch.equal(png.test[1], jpeg.test[1])
+        difference = (png.test[0] - jpeg.test[0]).abs().mean((1, 2, 3)) * png.std[1] * 255
+        assert 1 < difference.mean() < 6
+        assert (difference == 0).sum() >= 21  # those that are still from the JPEG copy
+
     @pytest.mark.parametrize("file", ["usps.bz2", "usps.t.bz2"])
     def test_a_truncated_usps_file_is_named(self, apart, file, real, monkeypatch):
         real("usps")

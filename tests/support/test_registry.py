@@ -109,7 +109,8 @@ class TestArchitectures:
 
 class TestDatasets:
     def test_these_are_all(self):
-        names = ["digits", "mnist", "fashionmnist", "usps", "svhn", "cifar10", "cifar10-jpeg"]
+        names = ["digits", "mnist", "fashionmnist", "usps", "usps-pooled", "svhn"]
+        names += ["cifar10", "cifar10-png", "cifar10-jpeg"]
         assert list(DATASETS) == names
 
     @pytest.mark.parametrize("name", DATASETS)
@@ -118,14 +119,14 @@ class TestDatasets:
         assert len(entry.classes) == len(set(entry.classes)) == 10
         assert len(entry.mean) == len(entry.std)
         assert entry.network in ARCHITECTURES
-        assert not entry.copy or DATASETS[entry.copy].classes == entry.classes
+        assert all(DATASETS[copy].classes == entry.classes for copy in entry.copies)
         if entry.torchvision:
             assert hasattr(torchvision_datasets(), entry.torchvision)
             assert entry.train_files and entry.test_files
 
     def test_cifar10_alone_is_augmented(self):
         augmented = [name for name, entry in DATASETS.items() if entry.augmented]
-        assert augmented == ["cifar10", "cifar10-jpeg"]
+        assert augmented == ["cifar10", "cifar10-png", "cifar10-jpeg"]
 
     def test_a_folder_has_the_defaults(self):
         assert registry.source("folder:/somewhere") == Source(classes=())
