@@ -227,13 +227,24 @@ def stage(names: list[str]) -> None:
 
 
 def claims_table() -> str:
-    """How many claims have each verdict, the claims, and where the paper and its code disagree, as
-    Markdown tables."""
+    """How many claims have each verdict, the numbers, the statements and settings, and where the
+    paper and its code disagree, as Markdown tables."""
     claims = ledger.table(ledger.Judge())
     counts = ledger.counts(claims).reset_index()
-    claims["id"] = claims["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
-    columns = ["id", "paper", "paper's recipe", "ours", "verdict", "beside"]
-    tables = [counts, claims[columns], ledger.discrepancies()]
+    names = claims["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
+    claims["claim"] = names + "<br>" + claims["place"]
+    in_words = claims["kind"].isin(["statement", "setup"])
+    numbers, statements = claims[~in_words].copy(), claims[in_words]
+    both = numbers["beside"].str.cat(numbers["note"], sep=". ")
+    numbers["beside"] = both.str.removeprefix(". ").str.removesuffix(". ")
+    statements = statements.rename(columns={"paper": "statement", "note": "read as"})
+    columns = ["claim", "paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
+    tables = [
+        counts,
+        numbers[columns],
+        statements[["claim", "statement", "verdict", "read as", "beside"]],
+        ledger.discrepancies(),
+    ]
     return "\n\n".join(ledger.markdown(table) for table in tables) + "\n"
 
 

@@ -29,14 +29,21 @@ TEST_ACCURACY = "test_accuracy"
 
 
 class Verdict(StrEnum):
-    """What became of a claim, from worst to best."""
+    """What became of a claim: of a number, then of a statement or a setting, from worst to best."""
 
     NOT_RUN = "not run"
-    NO_VALUE = "no value"
+    UNREADABLE = "unreadable"
     NOT_REPRODUCED = "not reproduced"
-    PARTLY = "partly"
-    REPRODUCED = "reproduced"
+    BELOW = "below"
+    EQUAL = "equal"
     EXCEEDED = "exceeded"
+
+    NOT_MEASURED = "not measured"
+    CONTRADICTED = "contradicted"
+    CONTRADICTED_IN_PART = "contradicted in part"
+    SHORT = "short of the threshold"
+    HOLDS_WHERE_RUN = "holds where it was run"
+    HOLDS = "holds"
 
 
 # ---- The notations
@@ -109,6 +116,8 @@ class Number(Entry):
     rule: Literal["at least", "at most", "close"]
     tolerance: float | None = None  # in the value's unit; absent: the rule's own
     extracted: str = ""  # the characters in the paper's text where no number can be read
+    intervals: list[list[float]] = []  # [low, high]: what these characters can be read as
+    earlier: list[float] = []  # what runs of ours gave whose record the present one replaced
 
     @property
     def same_as(self) -> str:
@@ -118,18 +127,13 @@ class Number(Entry):
     @property
     def printed(self) -> str:
         """What the paper prints."""
+        if self.intervals:
+            return " or ".join(f"{low:g} to {high:g}" for low, high in self.intervals)
         if self.value is None:
             return "unreadable"
         if not self.std:
             return f"{self.value:g}"
         return f"{self.value:g} ± {self.std:g}"
-
-    @property
-    def criterion(self) -> str:
-        """What the verdict asks for, in a few words."""
-        if self.value is None:
-            return "no value printed"
-        return f"paper {self.value:g}, {self.rule} {self.value:g}"
 
 
 class Result(Number):
@@ -191,10 +195,6 @@ class Curve(Entry):
     def printed(self) -> str:
         return "not printed"
 
-    @property
-    def criterion(self) -> str:
-        return "no value printed"
-
 
 class Repeat(Entry):
     """The same number printed again: it takes the verdict of the claim `same_as`."""
@@ -209,10 +209,6 @@ class Repeat(Entry):
     @property
     def printed(self) -> str:
         return f"{self.value:g}"
-
-    @property
-    def criterion(self) -> str:
-        return f"paper {self.value:g}"
 
 
 class Setup(Entry):
@@ -235,10 +231,6 @@ class Setup(Entry):
         if isinstance(self.value, list):
             return ", ".join(f"{value:g}" for value in self.value)
         return f"{self.value:g}"
-
-    @property
-    def criterion(self) -> str:
-        return f"paper {self.printed}"
 
 
 class Comparison(Strict):
@@ -287,10 +279,6 @@ class Statement(Entry):
     def printed(self) -> str:
         return self.text
 
-    @property
-    def criterion(self) -> str:
-        return self.text
-
 
 class Discrepancy(Entry):
     """Where the paper disagrees with itself, its project page or its code. It has no verdict."""
@@ -306,10 +294,6 @@ class Discrepancy(Entry):
 
     @property
     def printed(self) -> str:
-        return self.text
-
-    @property
-    def criterion(self) -> str:
         return self.text
 
 
@@ -347,10 +331,11 @@ def _claims(groups: list[dict[str, Any]]) -> Iterator[Claim]:
         defaults = {name: value for name, value in group.items() if name != "entries"}
         for entry in group["entries"]:
             fields = {**defaults, **entry}
+            std_intervals = fields.pop("std_intervals", [])
             claim = _claim(fields)
             yield claim
             if isinstance(claim, Number) and "std" in fields:
-                yield _std(claim)
+                yield _std(claim, std_intervals)
 
 
 def _claim(fields: dict[str, Any]) -> Claim:
@@ -361,9 +346,8 @@ def _claim(fields: dict[str, Any]) -> Claim:
         raise ValueError(f"{fields.get('id')}: {'; '.join(problems)}") from None
 
 
-def _std(number: Number) -> Std:
-    """The claim on a number's std. A result's may be smaller; others must be close. Both have half
-    of it as tolerance."""
+def _std(number: Number, intervals: list[list[float]]) -> Std:
+    """The claim on a number's std, with half of it as tolerance."""
     return Std(
         id=f"{number.id}.std",
         place=number.place,
@@ -372,8 +356,9 @@ def _std(number: Number) -> Std:
         value=number.std,
         experiment=number.experiment,
         metric=f"{number.metric}.std",
-        rule="at most" if isinstance(number, Result) else "close",
+        rule="at most",
         tolerance=(number.std or 0) / 2,
         extracted=number.extracted,
+        intervals=intervals,
         mean=number.id,
     )

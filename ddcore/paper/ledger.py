@@ -54,10 +54,9 @@ COPIES = {
     "usps": "torchvision's copy of USPS",
     "usps-pooled": "stand-in for the paper's copy of USPS",
 }
-WORDS = {  # of a verdict, on the line that `Judge.line` gives; else the verdict itself
-    Verdict.NOT_REPRODUCED: "FAIL",
-    Verdict.REPRODUCED: "PASS",
-    Verdict.EXCEEDED: "PASS",
+SPREADS = {
+    Verdict.BELOW: "smaller than the paper's",
+    Verdict.NOT_REPRODUCED: "larger than the paper's",
 }
 ROUNDING = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING, "close": ROUND_HALF_EVEN}
 
@@ -72,19 +71,20 @@ class Judge:
     Args:
         find: the record of an experiment, None where there is none; by default that of
             `records.find`, at the paper's scale.
-        faithful: its record with the paper's own settings; by default that of `records.faithful`.
         claims: the claims by id; by default those of claims.yml.
+        replicates: the experiment's other records at the paper's scale, with another seed or with
+            the paper's own settings; by default those of `records.replicates`.
     """
 
     def __init__(
         self,
         find: Callable[[str], Record | None] | None = None,
         claims: dict[str, Claim] | None = None,
-        faithful: Callable[[str], Record | None] | None = None,
+        replicates: Callable[[str], list[Record]] | None = None,
     ) -> None:
         self.claims = claims or load()
-        self._faithful = cache(faithful or records.faithful)
         self._find = cache(find or records.find)
+        self._replicates = cache(replicates or records.replicates)
 
     # ---- What the records say
 
@@ -108,13 +108,13 @@ class Judge:
 
     def _measurement(self, name: str) -> Measurement:
         reference = MetricReference.parse(name)
-        record = self.record(reference.experiment)
-        if reference.name == "lrs":
-            return Measurement(_rate(record, reference.index))
-        measurement = _metric(record, reference)
-        if measurement is None:
-            raise Unrecorded(name)
-        return measurement
+        return _measured(self.record(reference.experiment), reference)
+
+    def over_seeds(self, claim: Number) -> list[Measurement]:
+        """What the experiment's record says, and then its replicates that differ in their seed."""
+        reference = MetricReference.parse(f"{claim.experiment}:{claim.metric}")
+        others = [r for r in self._replicates(claim.experiment) if r.overrides.keys() == {"seed"}]
+        return [_measured(r, reference) for r in (self.record(claim.experiment), *others)]
 
     # ---- Verdicts
 
@@ -128,48 +128,50 @@ class Judge:
             case Curve():
                 return self._point(claim)
             case Setup():
-                names = expand(claim.experiments)
-                return rules.all_parts([self._found_again(claim, name) for name in names])
+                return self._setup(claim)
             case Statement():
                 return self._statement(claim)
         return Verdict.NOT_RUN
 
     def _number(self, claim: Number) -> Verdict:
         try:
-            ours = self.measure(claim.experiment, claim.metric)
+            ours = self.over_seeds(claim)
         except Unrecorded:
             return Verdict.NOT_RUN
-        verdict = rules.number(claim, ours)
-        if isinstance(claim, Std):
-            return rules.standard_deviation(self.verdict(self.claims[claim.mean]), verdict)
-        return verdict
+        return rules.over_seeds([rules.number(claim, each) for each in ours])
 
     def _point(self, claim: Curve) -> Verdict:
         try:
             self.measure(claim.experiment, claim.metric)
         except Unrecorded:
             return Verdict.NOT_RUN
-        return Verdict.NO_VALUE
+        return Verdict.UNREADABLE
+
+    def _setup(self, claim: Setup) -> Verdict:
+        parts = [self._found_again(claim, name) for name in expand(claim.experiments)]
+        verdict = rules.all_parts(parts)
+        return Verdict.NOT_RUN if verdict is Verdict.NOT_MEASURED else verdict
 
     def _found_again(self, claim: Setup, experiment: str) -> Verdict:
         try:
             record = self.record(experiment)
         except Unrecorded:
-            return Verdict.NOT_RUN
+            return Verdict.NOT_MEASURED
         if claim.deviation:
-            return Verdict.PARTLY
-        return rules.equal(_setting(record, claim.field), claim.value)
+            return Verdict.SHORT
+        return rules.setting(_setting(record, claim.field), claim.value)
 
     def _statement(self, claim: Statement) -> Verdict:
         if claim.verdict:
             is_shown = (records.PROJECT / claim.evidence).is_file()
-            return claim.verdict if is_shown else Verdict.NOT_RUN
+            return claim.verdict if is_shown else Verdict.NOT_MEASURED
         parts = [
             self._comparison(comparison, a, others)
             for comparison in claim.compare
             for a, others in comparison.pairs()
         ]
-        parts += [self.verdict(self.claims[name]) for name in expand(claim.claims)]
+        numbers = [self.verdict(self.claims[name]) for name in expand(claim.claims)]
+        parts += [rules.PARTS[verdict] for verdict in numbers]
         return rules.all_parts(parts)
 
     def _comparison(self, comparison: Comparison, name: str, others: list[str]) -> Verdict:
@@ -177,7 +179,7 @@ class Judge:
             a = self._measurement(name)
             b = rules.mean_of([self._measurement(other) for other in others])
         except Unrecorded:
-            return Verdict.NOT_RUN
+            return Verdict.NOT_MEASURED
         return rules.comparison(comparison, a, b)
 
     # ---- What the reader sees
@@ -185,36 +187,56 @@ class Judge:
     def row(self, claim: Claim) -> dict[str, str]:
         """One line of the table."""
         answer = self._answer(claim)
-        verdict = self.verdict(claim)
-        ours = ""
-        if isinstance(answer, Number | Curve) and verdict is not Verdict.NOT_RUN:
-            ours = shown(self.measure(answer.experiment, answer.metric), answer)
         return {
             "id": claim.id,
             "place": claim.place,
             "kind": claim.kind,
             "paper": answer.printed,
             "paper's recipe": self._by_the_papers_recipe(answer),
-            "ours": ours,
-            "verdict": verdict.value,
+            "ours": self._ours(answer),
+            "over seeds": self._over_seeds(answer),
+            "verdict": self.verdict(claim).value,
             "beside": self._beside(answer),
+            "note": claim.note,
         }
+
+    def line(self, name: str) -> str:
+        """A claim's verdict, the same on every machine with the same records."""
+        answer = self._answer(self.claims[name])
+        numbers = ""
+        if not isinstance(answer, Statement | Setup):
+            numbers = f" (paper {answer.printed}, ours {self._ours(answer)})"
+        return f"{name}: {self.verdict(answer)}{numbers}"
+
+    def _ours(self, claim: Claim) -> str:
+        """What our record says; empty where it does not or the claim is none on a number."""
+        if not isinstance(claim, Number | Curve):
+            return ""
+        try:
+            return shown(self.measure(claim.experiment, claim.metric), claim)
+        except Unrecorded:
+            return ""
 
     def _by_the_papers_recipe(self, claim: Claim) -> str:
         """What the paper's own settings give here; empty where they were not run."""
         if not isinstance(claim, Result | Std):
             return ""
-        record = self._faithful(claim.experiment)
-        found = record and _metric(
-            record, MetricReference.parse(f"{claim.experiment}:{claim.metric}")
-        )
-        return shown(found, claim) if found else ""
+        for record in self._replicates(claim.experiment):
+            if record.overrides == {"faithful": True}:
+                reference = MetricReference.parse(f"{claim.experiment}:{claim.metric}")
+                return shown(_measured(record, reference), claim)
+        return ""
 
-    def line(self, name: str) -> str:
-        """A claim's verdict and rule, the same on every machine with the same records."""
-        answer = self._answer(self.claims[name])
-        verdict = self.verdict(answer)
-        return f"{name} {WORDS.get(verdict, verdict)} ({answer.criterion})"
+    def _over_seeds(self, claim: Claim) -> str:
+        """Mean and range of the means of several seeds; empty where there is one."""
+        if not isinstance(claim, Result) or not self._ours(claim):
+            return ""
+        means = [each.mean for each in self.over_seeds(claim)]
+        if len(means) == 1:
+            return ""
+        numbers = (sum(means) / len(means), min(means), max(means))
+        mean, low, high = (records.rounded(number, ROUNDING[claim.rule]) for number in numbers)
+        return f"{mean} ({low} to {high}, {len(means)} seeds)"
 
     def _answer(self, claim: Claim) -> Claim:
         """The claim whose verdict this one takes, mostly itself."""
@@ -223,9 +245,13 @@ class Judge:
         return claim
 
     def _beside(self, claim: Claim) -> str:
-        """What a reader must know: a deviation, where a written verdict is shown, another copy of
-        the data, a pool of networks smaller than the paper's."""
+        """What a reader must know: a deviation, where a written verdict is shown, whether a std is
+        smaller, the runs before, another copy of the data, a pool smaller than the paper's."""
         facts = []
+        if isinstance(claim, Std) and self._ours(claim):
+            facts.append(SPREADS.get(self.verdict(claim), ""))
+        if isinstance(claim, Number) and claim.earlier:
+            facts.append("runs before: " + ", ".join(f"{value:.2f}" for value in claim.earlier))
         if isinstance(claim, Setup):
             facts.append(claim.deviation)
         if isinstance(claim, Statement):
@@ -263,16 +289,19 @@ def _rate(record: Record, index: tuple[int, ...]) -> float:
     return float(sum(rates) / len(rates))
 
 
-def _metric(record: Record, reference: MetricReference) -> Measurement | None:
-    """The metric's mean with its std and values, or its std alone; None where there is none."""
+def _measured(record: Record, reference: MetricReference) -> Measurement:
+    """The metric's mean with its std and values, its std alone, or a learned rate; Unrecorded where
+    the record has none."""
+    if reference.name == "lrs":
+        return Measurement(_rate(record, reference.index))
     metric = record.metrics.get(reference.name)
     if metric is None:
-        return None
+        raise Unrecorded(reference.name)
     mean = _percent_at(metric["mean"], reference.index)
     std = _percent_at(metric["std"], reference.index)
     wanted = std if reference.of_std else mean
     if wanted is None:
-        return None
+        raise Unrecorded(reference.name)
     if reference.of_std:
         return Measurement(wanted)
     if reference.index:  # a class's values are not compared network by network
@@ -319,7 +348,7 @@ def _particulars(record: Record) -> list[str]:
     if pool and pool < PAPER_POOL:
         facts.append(f"pool of {pool} networks")
     if record.config.get("fixed"):
-        facts.append("one init, one seed")
+        facts.append("one init")
     return facts
 
 
@@ -339,7 +368,7 @@ def shown(ours: Measurement, claim: Number | Curve) -> str:
 
 def table(judge: Judge) -> pd.DataFrame:
     """A row for each claim but discrepancies, which have no verdict: id, place, kind, paper, the
-    paper's recipe run here, ours, verdict, beside."""
+    paper's recipe run here, ours, ours over seeds, verdict, beside, note."""
     claims = judge.claims.values()
     return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
 
@@ -359,14 +388,19 @@ def headlines(judge: Judge) -> pd.DataFrame:
             row = judge.row(claim)
             by_paper = row["paper's recipe"] or Verdict.NOT_RUN.value
             rows.append(row | {"result": claim.headline, "paper's recipe": by_paper})
-    columns = ["result", "paper", "paper's recipe", "ours", "verdict", "beside"]
+    columns = ["result", "paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each kind have each verdict, best first."""
-    best_first = [verdict.value for verdict in reversed(Verdict)]
-    return pd.crosstab(frame["kind"], frame["verdict"]).reindex(columns=best_first, fill_value=0)
+    best_first = list(reversed(Verdict))
+
+    def counted(verdicts: pd.Series) -> str:
+        number = verdicts.value_counts()
+        return ", ".join(f"{number[word]} {word}" for word in best_first if word in number)
+
+    return frame.groupby("kind")["verdict"].agg(claims="size", verdicts=counted)
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -1,23 +1,30 @@
 """The rules: how a verdict follows from the paper's number and ours.
 
 Verdicts are computed, not stored; only a statement that no metric decides has a written verdict,
-beside the file that shows it. Let d be our mean minus the paper's in percentage points, and noise
-twice the standard error of d, with 200 runs in the paper.
+beside the file that shows it. Let d be our mean minus the paper's in percentage points, and e the
+standard error of d, with 200 runs in the paper.
 
-- `at least`: exceeded if d > max(1, noise) (results only), reproduced if d >= 0, partly if
-  d >= -tolerance, else not reproduced. The tolerance is the claim's own, else the paper's std (5
-  at most), else 2.
-- `at most` (attacked class still right): the same with -d. So is a result's std, with half of it
-  as tolerance; where its mean is not reproduced, neither is the std.
-- `close` (contexts, baselines, rates): reproduced if |d| <= tolerance, partly if within twice
-  that. The tolerance is the claim's own, else the paper's std, else 1. A context's or a baseline's
-  std: half of it.
-- A setup or a statement has parts. All hold: reproduced. None of those that were run: not
-  reproduced. Else partly. A setup's part is one experiment, and holds if its setting is equal; a
-  deviation in words holds partly. A statement's part is another claim's verdict, or a comparison
-  of experiment a with b: it holds if a - b >= by and beyond the noise of the difference, and
-  partly if a > b; with `within`, it holds if |a - b| <= within, and partly if within twice that.
-- not run: no record says. no value: one does, but the paper's number cannot be read in its text.
+- `at least`: exceeded if d > 1 and d > 2 e (results only, and in each seed that was run), equal if
+  d >= -e, below if d >= -tolerance, else not reproduced. The tolerance is the claim's own, else
+  the paper's std (5 at most), else 2.
+- `at most` (attacked class still right): the same with -d.
+- `close` (contexts, baselines, rates): equal if |d| <= tolerance, else not reproduced. The
+  tolerance is the claim's own, else the paper's std, else 1.
+- A std is equal within half of the printed one, below where it is smaller, not reproduced where it
+  is larger.
+- Where a number can be read as one of several intervals, it is equal within any of them (and e),
+  else what all readings agree on, else unreadable.
+- A setup or a statement has parts. Let a part be met, missed by the threshold alone, or wrong. All
+  met: it holds; all that were run: it holds where it was run. Some missed, none wrong: it is short
+  of the threshold. Some wrong: it is contradicted in part; all of them: contradicted. None was run:
+  not measured (of a setup: not run).
+- A setup's part is one experiment: met if its setting is equal, else wrong; a deviation in words
+  is short of the threshold.
+- A statement's part is a number's verdict (exceeded or equal: met; below: missed; not reproduced:
+  wrong), or a comparison of experiment a with b. Let d be a - b and e its standard error. The part
+  is met if d >= by - e and d > 2 e, wrong if d < -e, else missed. With `within` it is met if |d| <=
+  within + e, missed up to twice within, else wrong.
+- not run: no record says. unreadable: one does, but the paper's number cannot be read in its text.
 """
 
 from collections.abc import Sequence
@@ -25,7 +32,7 @@ from math import hypot, sqrt
 from statistics import stdev
 from typing import NamedTuple
 
-from ddcore.paper.claims import Comparison, Number, Result, Verdict
+from ddcore.paper.claims import Comparison, Number, Result, Std, Verdict
 
 PAPER_RUNS = 200  # networks behind each mean of the paper
 DECIMALS = 9  # of a difference in percent: far finer than one image in 200 networks
@@ -49,20 +56,20 @@ class Measurement(NamedTuple):
         return (self.std or 0) / sqrt(self.n)
 
 
-def noise(a: Measurement, b: Measurement) -> float:
-    """Twice the standard error of the difference of two independent means."""
-    return 2 * hypot(a.standard_error, b.standard_error)
+def standard_error(a: Measurement, b: Measurement) -> float:
+    """Of the difference of two independent means."""
+    return hypot(a.standard_error, b.standard_error)
 
 
-def paired_noise(a: Measurement, b: Measurement) -> float:
+def paired_standard_error(a: Measurement, b: Measurement) -> float:
     """Likewise, of the differences network by network where both have the same networks in order.
 
     Records of the same experiment's networks hold them in one order.
     """
     if len(a.values) != len(b.values) or len(a.values) < 2:
-        return noise(a, b)
+        return standard_error(a, b)
     differences = [x - y for x, y in zip(a.values, b.values, strict=True)]
-    return 2 * stdev(differences) / sqrt(a.n)
+    return stdev(differences) / sqrt(a.n)
 
 
 def mean_of(measurements: Sequence[Measurement]) -> Measurement:
@@ -79,89 +86,123 @@ def mean_of(measurements: Sequence[Measurement]) -> Measurement:
 
 def number(claim: Number, ours: Measurement) -> Verdict:
     """The verdict on our measurement by the claim's own rule."""
+    if claim.intervals:
+        return one_of(claim, ours)
     if claim.value is None:
-        return Verdict.NO_VALUE
-    difference = round(ours.mean - claim.value, DECIMALS)
+        return Verdict.UNREADABLE
+    paper = Measurement(claim.value, claim.std, PAPER_RUNS)
+    return by_rule(claim, ours.mean - claim.value, standard_error(ours, paper))
+
+
+def one_of(claim: Number, ours: Measurement) -> Verdict:
+    """The paper's number lies in one of several intervals: equal within any of them, else the
+    verdict that all readings agree on."""
+    error = ours.standard_error
+    differences = [ours.mean - min(max(ours.mean, low), high) for low, high in claim.intervals]
+    if any(abs(difference) <= error for difference in differences):
+        return Verdict.EQUAL
+    verdicts = {by_rule(claim, difference, error) for difference in differences}
+    return verdicts.pop() if len(verdicts) == 1 else Verdict.UNREADABLE
+
+
+def by_rule(claim: Number, difference: float, error: float) -> Verdict:
+    """The verdict on ours minus the paper's, with its standard error."""
+    difference = round(difference, DECIMALS)
+    if isinstance(claim, Std):
+        return spread(claim, difference)
     if claim.rule == "close":
         return close(claim, difference)
-    spread = noise(ours, Measurement(claim.value, claim.std, PAPER_RUNS))
     if claim.rule == "at most":
-        return at_most(claim, difference, spread)
-    return at_least(claim, difference, spread)
+        return at_least(claim, -difference, error)
+    return at_least(claim, difference, error)
 
 
-def at_least(claim: Number, difference: float, spread: float) -> Verdict:
-    """Higher is better. `spread` is the noise of the difference."""
-    if isinstance(claim, Result) and difference > max(RESULT_MARGIN, spread):
+def at_least(claim: Number, difference: float, error: float) -> Verdict:
+    """Higher is better; `error` is the difference's standard error."""
+    if isinstance(claim, Result) and difference > max(RESULT_MARGIN, 2 * error):
         return Verdict.EXCEEDED
-    if difference >= 0:
-        return Verdict.REPRODUCED
+    if difference >= -error:
+        return Verdict.EQUAL
     tolerance = claim.tolerance or min(claim.std or RESULT_TOLERANCE, RESULT_TOLERANCE_LIMIT)
     if difference >= -tolerance:
-        return Verdict.PARTLY
+        return Verdict.BELOW
     return Verdict.NOT_REPRODUCED
-
-
-def at_most(claim: Number, difference: float, spread: float) -> Verdict:
-    """Lower is better."""
-    return at_least(claim, -difference, spread)
 
 
 def close(claim: Number, difference: float) -> Verdict:
     """Neither higher nor lower is better."""
-    return within(difference, claim.tolerance or claim.std or CLOSE_TOLERANCE)
+    tolerance = claim.tolerance or claim.std or CLOSE_TOLERANCE
+    return Verdict.EQUAL if abs(difference) <= tolerance else Verdict.NOT_REPRODUCED
 
 
-def within(difference: float, tolerance: float) -> Verdict:
-    """Reproduced within the tolerance to either side, partly within twice that."""
-    if abs(difference) <= tolerance:
-        return Verdict.REPRODUCED
-    if abs(difference) <= 2 * tolerance:
-        return Verdict.PARTLY
-    return Verdict.NOT_REPRODUCED
+def spread(claim: Std, difference: float) -> Verdict:
+    """A standard deviation is about as large as the paper's, smaller or larger."""
+    if abs(difference) <= (claim.tolerance or 0):
+        return Verdict.EQUAL
+    return Verdict.BELOW if difference < 0 else Verdict.NOT_REPRODUCED
 
 
-def standard_deviation(mean: Verdict, std: Verdict) -> Verdict:
-    """The verdict on a std, given its mean's: a mean that is not reproduced has no std that is."""
-    if mean is Verdict.NOT_REPRODUCED and std is not Verdict.NO_VALUE:
-        return Verdict.NOT_REPRODUCED
-    return std
+def over_seeds(verdicts: Sequence[Verdict]) -> Verdict:
+    """The first seed's verdict; exceeded has to hold in all."""
+    if verdicts[0] is Verdict.EXCEEDED and set(verdicts) != {Verdict.EXCEEDED}:
+        return Verdict.EQUAL
+    return verdicts[0]
 
 
 # ---- Parts of a setup or a statement
 
+PARTS = {  # what a number's verdict is worth as a part of a statement
+    Verdict.EXCEEDED: Verdict.HOLDS,
+    Verdict.EQUAL: Verdict.HOLDS,
+    Verdict.BELOW: Verdict.SHORT,
+    Verdict.NOT_REPRODUCED: Verdict.CONTRADICTED,
+    Verdict.NOT_RUN: Verdict.NOT_MEASURED,
+    Verdict.UNREADABLE: Verdict.NOT_MEASURED,
+}
 
-def equal(ours: object, paper: object) -> Verdict:
+
+def setting(ours: object, paper: object) -> Verdict:
     """A setting is equal or it is not."""
-    return Verdict.REPRODUCED if ours == paper else Verdict.NOT_REPRODUCED
+    return Verdict.HOLDS if ours == paper else Verdict.CONTRADICTED
 
 
 def comparison(how: Comparison, a: Measurement, b: Measurement) -> Verdict:
     """a beside b: `within` a number of points, or larger `by` a number of points."""
     difference = round(a.mean - b.mean, DECIMALS)
+    error = paired_standard_error(a, b)
     if how.within is not None:
-        return within(difference, how.within)
-    return larger(difference, how.by, paired_noise(a, b))
+        return within(difference, how.within, error)
+    return larger(difference, how.by, error)
 
 
-def larger(difference: float, by: float, spread: float) -> Verdict:
-    """Reproduced if larger by as much as asked and beyond the noise, partly if larger at all."""
-    if difference >= by and difference > spread:
-        return Verdict.REPRODUCED
-    if difference > 0:
-        return Verdict.PARTLY
-    return Verdict.NOT_REPRODUCED
+def within(difference: float, points: float, error: float) -> Verdict:
+    """So many points to either side at most."""
+    if abs(difference) <= points + error:
+        return Verdict.HOLDS
+    if abs(difference) <= 2 * points:
+        return Verdict.SHORT
+    return Verdict.CONTRADICTED
+
+
+def larger(difference: float, by: float, error: float) -> Verdict:
+    """By as much as asked and beyond the noise."""
+    if difference >= by - error and difference > 2 * error:
+        return Verdict.HOLDS
+    if difference >= -error:
+        return Verdict.SHORT
+    return Verdict.CONTRADICTED
 
 
 def all_parts(parts: Sequence[Verdict]) -> Verdict:
-    """The verdict on the whole. A part that was not run keeps it from being reproduced."""
-    unknown = (Verdict.NOT_RUN, Verdict.NO_VALUE)
-    known = [part for part in parts if part not in unknown]
+    """The verdict on the whole, of parts that hold, are short of the threshold, contradicted or not
+    measured."""
+    known = [part for part in parts if part is not Verdict.NOT_MEASURED]
     if not known:
-        return Verdict.NOT_RUN
-    if all(part is Verdict.NOT_REPRODUCED for part in known):
-        return Verdict.NOT_REPRODUCED
-    holds = (Verdict.REPRODUCED, Verdict.EXCEEDED)
-    if all(part in holds for part in parts):
-        return Verdict.REPRODUCED
-    return Verdict.PARTLY
+        return Verdict.NOT_MEASURED
+    if set(known) == {Verdict.CONTRADICTED}:
+        return Verdict.CONTRADICTED
+    if Verdict.CONTRADICTED in known:
+        return Verdict.CONTRADICTED_IN_PART
+    if Verdict.SHORT in known:
+        return Verdict.SHORT
+    return Verdict.HOLDS if len(known) == len(parts) else Verdict.HOLDS_WHERE_RUN

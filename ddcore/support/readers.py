@@ -123,9 +123,9 @@ POOLED_SIDE = 25  # pixels of a digit in a frame of 28
 
 
 def _pooled(entry: Source, root: Path) -> Files:
-    """A stand-in for the copy of USPS that the paper's code reads, which cannot be had any more: all
-    9,298 digits, split anew (seed 0) into as many training and test images, each enlarged to 25
-    pixels and centred in a frame of 28.
+    """A stand-in for the copy of USPS that the paper's code reads, which cannot be had any more:
+    all 9,298 digits, split anew (seed 0) into as many training and test images, each enlarged to
+    25 pixels and centred in a frame of 28.
 
     Of the sides that were tried, 25 comes nearest to the constants in that code: mean over standard
     deviation, which no scaling of the grey values changes, is 0.616 for 0.621.

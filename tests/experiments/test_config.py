@@ -192,7 +192,9 @@ class TestParseOverride:
             pytest.param("stepz", "1", "did you mean steps?", id="misspelt parameter"),
             pytest.param("dataset", "mnits", "did you mean mnist?", id="misspelt dataset"),
             pytest.param("source", "svhm", "did you mean svhn?", id="misspelt source"),
-            pytest.param("source", "x", "cifar10, cifar10-png, cifar10-jpeg, folder:PATH", id="any"),
+            pytest.param(
+                "source", "x", "cifar10, cifar10-png, cifar10-jpeg, folder:PATH", id="any"
+            ),
         ],
     )
     def test_what_is_not_allowed_is_refused(self, name, text, message):

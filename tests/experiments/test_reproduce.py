@@ -78,9 +78,9 @@ class TestRun:
         assert any(line.startswith("tiny-random: ") for line in done.out)
 
     def test_a_spent_budget_keeps_what_is_finished_and_is_no_failure(self, few, ddcore, experiment):
-        # not compiled, and longer than the budget on any machine
-        long = experiment("tiny-random", TINY_RANDOM.model_copy(update={"iterations": 1_900}))
-        done = ddcore("reproduce", "--budget", "8")
+        # longer than the budget on any machine
+        long = experiment("tiny-random", TINY_RANDOM.model_copy(update={"iterations": 50_000}))
+        done = ddcore("reproduce", "--budget", "4")
         assert done.status == 0 and "budget is spent" in "\n".join(done.err)
         assert (few / "results" / "tiny").is_dir()
         assert "still missing: tiny-random" in done.out[-1]

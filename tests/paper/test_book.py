@@ -232,8 +232,11 @@ class TestRunTable:
 
 class TestClaimsTable:
     def test_counts_claims_and_discrepancies(self, build):
-        counts, claims, discrepancies = build.claims_table().split("\n\n")
-        assert counts.startswith("| kind | exceeded | reproduced | partly |")
-        assert claims.startswith("| id | paper | paper's recipe | ours | verdict | beside |")
-        assert "| fig2a.<wbr>accuracy | 93.76 |" in claims
+        counts, numbers, statements, discrepancies = build.claims_table().split("\n\n")
+        assert counts.startswith("| kind | claims | verdicts |")
+        assert numbers.startswith(
+            "| claim | paper | paper's recipe | ours | over seeds | verdict |"
+        )
+        assert "| fig2a.<wbr>accuracy<br>Fig. 2 | 93.76 |" in numbers
+        assert statements.startswith("| claim | statement | verdict | read as | beside |")
         assert discrepancies.startswith("| place | text | decided_by | finding |")
