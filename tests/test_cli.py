@@ -75,7 +75,7 @@ class TestList:
         accuracy = records.find("tiny").metrics["test_accuracy"]["mean"]
         assert f"{100 * accuracy:.2f} %" in rows["tiny"] and "1 step x 2 epochs" in rows["tiny"]
         assert "no record" in rows["tiny-random"]
-        assert rows["fig3a"].endswith("= fig4b-mnist-3, law-mnist-xavier")
+        assert rows["fig3a"].endswith("= law-mnist-xavier")
         assert "all images x 3 epochs" in rows["full-mnist"]
         assert "1 step of 5 per class x 1 epoch " in rows["table1-mnist-one-5"]
 
@@ -196,7 +196,7 @@ class TestDryRun:
         ("name", "scale", "said"),
         [
             pytest.param("fig2b", "paper", {}, id="as defined"),
-            pytest.param("fig4b-mnist-3", "laptop", {"seed": "4", "nets": "7"}, id="alias"),
+            pytest.param("law-mnist-xavier", "laptop", {"seed": "4", "nets": "7"}, id="alias"),
             pytest.param("others-fig2a", "smoke", {"faithful": "true"}, id="another's images"),
             pytest.param("table3-mnist-10", "paper", {"pool": "9"}, id="pool"),
             pytest.param("full-cifar10", "paper", {"dataset": "cifar10-jpeg"}, id="all images"),

@@ -55,6 +55,9 @@ class Config(BaseModel):
     raw_rate: Rate = 0.01
     label_rate: Rate = 0.03
     first_lr: Rate = 0.02
+    given_rate: Rate | None = (
+        None  # of real images: tried with the paper's, instead of a learned one
+    )
     noise: Rate = 0.2
     clip: float = 0.1
     checks: int = 25

@@ -334,7 +334,7 @@ def _setting(record: Record, field: str) -> object:
         return first["n"]
     if field == "rates":
         tried = record.distillation.get("validation_accuracy_by_rate", {})
-        return [float(rate) for rate in tried if rate != "learned"]
+        return [float(rate) for rate in tried if rate not in ("learned", "given")]
     return record.config[field]
 
 

@@ -110,6 +110,11 @@ class TestRecords:
         assert list(by_rate) == ["learned", *(f"{rate:g}" for rate in PAPERS_RATES)]
         assert by_rate[details["rate"]] == max(by_rate.values())
 
+    def test_a_given_learning_rate_takes_the_place_of_the_learned_one(self, apart, experiment):
+        experiment("small", small("random-real").model_copy(update={"given_rate": 0.002}))
+        by_rate = run("small").distillation["validation_accuracy_by_rate"]
+        assert list(by_rate) == ["given", *(f"{rate:g}" for rate in PAPERS_RATES)]
+
     @pytest.mark.parametrize("kind", STORED)
     def test_stored_images_are_those_of_their_source(self, kind, made):
         record = made(kind)

@@ -72,7 +72,7 @@ class TestPlaces:
         [
             pytest.param("fig2a", "paper", "mnist", {}, "project", id="as defined"),
             pytest.param("fig2b", "paper", "cifar10-jpeg", {}, "project", id="a copy"),
-            pytest.param("fig4b-mnist-3", "paper", "mnist", {}, "project", id="alias"),
+            pytest.param("law-mnist-xavier", "paper", "mnist", {}, "project", id="alias"),
             pytest.param("fig2a", "laptop", "mnist", {}, "cache", id="another scale"),
             pytest.param("fig2a", "paper", "mnist", {"seed": 1}, "project", id="another seed"),
             pytest.param("fig2a", "paper", "mnist", {"faithful": True}, "project", id="faithful"),
@@ -106,7 +106,7 @@ class TestPlaces:
     def test_an_alias_finds_the_record_of_its_experiment(self, apart):
         key = configure("fig3a").key
         records.write(apart / "results", content(key, "fig3a"), None)
-        assert records.find("fig4b-mnist-3").folder == apart / "results" / "fig3a" / key
+        assert records.find("law-mnist-xavier").folder == apart / "results" / "fig3a" / key
 
     def test_replicates_change_no_more_than_seed_and_settings(self, apart):
         roots = apart / "results", apart / "cache/ddcore/results"
@@ -120,7 +120,7 @@ class TestPlaces:
             for root in roots:
                 records.write(root, content(key, "fig3a", overrides=overrides), None)
         records.write(roots[0], content("e", "fig3a", overrides={"seed": 3}, scale="smoke"), None)
-        found = records.replicates("fig4b-mnist-3")  # an alias
+        found = records.replicates("law-mnist-xavier")  # an alias
         assert [record.folder for record in found] == [roots[0] / "fig3a" / key for key in "bc"]
         assert [record.name for record in found] == [
             "fig3a, seed=1",

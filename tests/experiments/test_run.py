@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("apart")
 
 class TestRequest:
     def test_it_says_what_is_asked_for(self, apart):
-        request = Request("fig4b-mnist-3", "smoke", {"seed": "4"})
+        request = Request("law-mnist-xavier", "smoke", {"seed": "4"})
         assert request.experiment == "fig3a"
         assert request.config == configure("fig3a", "smoke", {"seed": "4"})
         assert request.checkpoint_folder == apart / "cache/ddcore/checkpoints"

@@ -42,13 +42,27 @@ class Drawn(Method):
         return draw(generator(setup.config.seed, stream, "images", j))
 
     def make(self, task: Task) -> Made:
-        """The learning rates that are best on the validation split: the learned ones or one of the
-        paper's six. With the images of the first test run."""
+        """The learning rates that are best on the validation split: one of the paper's six, the
+        learned ones or, instead, the given one. With the images of the first test run."""
         setup = task.setup
         config = setup.config
         draw = self.source(setup)
         first = self.images_of_run(draw, setup, "test", 0)
-        learned = learned_rates(
+        rates = {"given" if config.given_rate else "learned": self._learned_or_given(task, draw)}
+        for rate in PAPERS_RATES:
+            rates[f"{rate:g}"] = _everywhere(rate, setup)
+        accuracy = self._accuracy_by_rate(setup, draw, rates)
+        best = max(accuracy, key=accuracy.__getitem__)
+        details = {"rate": best, "validation_accuracy_by_rate": accuracy}
+        images = class_major(setup.data, first, rates[best], setup.labelled)
+        return Made(images, details)
+
+    def _learned_or_given(self, task: Task, draw: ImageSource) -> Tensor:
+        setup = task.setup
+        config = setup.config
+        if config.given_rate:
+            return _everywhere(config.given_rate, setup)
+        return learned_rates(
             setup.network,
             setup.outer_data,
             setup.init_law(),
@@ -59,13 +73,6 @@ class Drawn(Method):
             step_functions=task.step_functions,
             labelled=setup.labelled,
         )
-        rates = {"learned": learned}
-        rates |= {f"{rate:g}": torch.full_like(learned, rate) for rate in PAPERS_RATES}
-        accuracy = self._accuracy_by_rate(setup, draw, rates)
-        best = max(accuracy, key=accuracy.__getitem__)
-        details = {"rate": best, "validation_accuracy_by_rate": accuracy}
-        images = class_major(setup.data, first, rates[best], setup.labelled)
-        return Made(images, details)
 
     def _accuracy_by_rate(
         self, setup: "Setup", draw: ImageSource, rates: dict[str, Tensor]
@@ -112,6 +119,12 @@ class Drawn(Method):
 
     def validations(self, config: "Config") -> int:
         return (1 + len(PAPERS_RATES)) * RUNS
+
+
+def _everywhere(rate: float, setup: "Setup") -> Tensor:
+    """The same learning rate in all epochs and steps, [E, S]."""
+    shape = (setup.config.epochs, setup.config.steps)
+    return torch.full(shape, rate, device=setup.data.train[0].device)
 
 
 class Neighbour(Method):
