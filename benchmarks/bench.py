@@ -1,9 +1,10 @@
 """Time and memory of one outer step, all ways side by side in one run: `make bench` prints tables,
 writes bench.json, on a GPU bench-cuda.json. Its parts are `speed`, `stacks` (more networks at
-once), `whole` (a distillation as a user runs it, in processes of their own), `memory` and `race`,
-how long the paper's accuracies take; each may be named alone. `python benchmarks/bench.py faithful`
-(an hour) adds what the paper's settings reach in ten times as long, `rounding` (minutes, with
-CIFAR-10) how near float32 and bfloat16 come to the meta-gradient in float64.
+once), `whole` (a distillation as a user runs it, in processes of their own), `memory`, `estimators`
+(autograd, back-gradient as the paper's code does it and as the package does, one network) and
+`race`, how long the paper's accuracies take; each may be named alone. `python benchmarks/bench.py
+faithful` (an hour) adds what the paper's settings reach in ten times as long, `rounding` (minutes,
+with CIFAR-10) how near float32 and bfloat16 come to the meta-gradient in float64.
 
 Workloads: A, fig3a (LeNet, 10 steps x 3 epochs, 4 networks, 1,024 real images each); B, the same
 with AlexCifarNet, one network, 128 real images on a CPU and 1,024 on a GPU; C, fig2a (LeNet, 1 step
@@ -44,6 +45,7 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.records import find, here
 from ddcore.experiments.run import device_name, environment
 from ddcore.networks import AlexCifarNet, LeNet, Network, generator
+from ddcore.paper import kept_graphs
 from ddcore.recipe import Recipe
 from ddcore.support import kernel
 from ddcore.support.compiled import CapturedMetaGradient, compiled_steps, is_compiled
@@ -60,6 +62,11 @@ WORKLOADS = {  # name: network, networks, steps, epochs, real images per network
 WHOLE = {"A": (20, 2), "B": (40, 1), "C": (300, 2)}  # outer steps, looks at the validation split
 STACKS = (8, 32, 128)  # networks at once
 MEMORY_STEPS = (30, 120, 480)  # inner steps of one LeNet
+ESTIMATORS = {  # of the meta-gradient of one network
+    "autograd": partial(meta_gradient, estimator="autograd"),
+    "back-gradient, the paper's": kept_graphs.meta_gradient,
+    "back-gradient": meta_gradient,
+}
 RACES = {  # what `ddcore run` is asked for: the accuracy to reach; the first two are the paper's
     "fig2a -p iterations=8000": 0.9376,
     "fig3a --scale laptop": 0.7728,
@@ -375,7 +382,7 @@ def memory() -> dict:
     """Peak memory beyond that of three steps, as the system counts it (to a few MB), each in a
     process of its own."""
     found = {}
-    for estimator in ("autograd", "back-gradient"):
+    for estimator in ESTIMATORS:
         for steps in MEMORY_STEPS:
             command = [sys.executable, __file__, estimator, str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -383,10 +390,10 @@ def memory() -> dict:
     print(
         "\nPeak memory of one LeNet beyond that of three steps [MB]; one weight vector is 0.25 MB"
     )
-    print("  steps         " + "".join(f"{s:8}" for s in MEMORY_STEPS))
-    for estimator in ("autograd", "back-gradient"):
+    print(f"  {'steps':26}" + "".join(f"{s:8}" for s in MEMORY_STEPS))
+    for estimator in ESTIMATORS:
         print(
-            f"  {estimator:14}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS)
+            f"  {estimator:26}" + "".join(f"{found[f'{estimator} {s}']:8.1f}" for s in MEMORY_STEPS)
         )
     return found
 
@@ -399,10 +406,32 @@ def one_memory(estimator: str, steps: int) -> float:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3
 
     network = LeNet()
-    meta_gradient(network, *build(network, 1, 1, 1, 64), estimator=estimator)
-    three_steps = peak()
-    meta_gradient(network, *build(network, 1, steps // 3, 3, 64), estimator=estimator)
+    with kernel.allowed(False):
+        ESTIMATORS[estimator](network, *build(network, 1, 1, 1, 64))
+        three_steps = peak()
+        ESTIMATORS[estimator](network, *build(network, 1, steps // 3, 3, 64))
     return peak() - three_steps
+
+
+def estimators() -> dict:
+    """Seconds of one network's meta-gradient over 30 steps on ten images, 64 real images, all in
+    PyTorch as they stand; the package's also compiled, which the others cannot be."""
+    found = {}
+    for network in (LeNet(), AlexCifarNet()):
+        given = (network, *build(network, 1, 10, 3, 64))
+        calls = {way: in_pytorch(partial(call, *given)) for way, call in ESTIMATORS.items()}
+        steps = compiled_steps()
+        calls["back-gradient, compiled"] = in_pytorch(
+            partial(meta_gradient, *given, step_functions=steps)
+        )
+        for call in calls.values():
+            call()
+        rounds = [{way: seconds(call) for way, call in calls.items()} for _ in range(ROUNDS)]
+        found[network.name] = {way: statistics.median(r[way] for r in rounds) for way in calls}
+        print(f"\n{network.name}, 30 steps")
+        for way, t in found[network.name].items():
+            print(f"  {way:26} {1000 * t:9.1f} ms  {found[network.name]['autograd'] / t:5.2f} x")
+    return found
 
 
 def race() -> dict:
@@ -551,6 +580,7 @@ PARTS = {
     "stacks": stacks,
     "whole": whole,
     "memory": memory,
+    "estimators": estimators,
     "race": race,
     "faithful": faithful,
     "rounding": rounding,
@@ -572,7 +602,7 @@ def main() -> None:
         f"{machine['device']}, {machine['instructions']}, {machine['threads']} threads, "
         f"torch {machine['torch']}"
     )
-    parts = sys.argv[1:] or ["speed", "stacks", "whole", "memory", "race"]
+    parts = sys.argv[1:] or ["speed", "stacks", "whole", "memory", "estimators", "race"]
     if unknown := set(parts) - PARTS.keys():
         sys.exit(f"{unknown.pop()} is no part of the benchmark; allowed: {', '.join(PARTS)}")
     for part in parts:

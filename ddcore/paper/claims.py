@@ -120,11 +120,6 @@ class Number(Entry):
     earlier: list[float] = []  # what runs of ours gave whose record the present one replaced
 
     @property
-    def same_as(self) -> str:
-        """A number takes no other claim's verdict (a repeat and some points of a curve do)."""
-        return ""
-
-    @property
     def printed(self) -> str:
         """What the paper prints."""
         if self.intervals:
@@ -172,24 +167,18 @@ class Rate(Number):
 
 
 class Curve(Entry):
-    """A point of a curve without a printed value: a record's number beside it, or another claim."""
+    """A point of a curve, which prints no value; some have one elsewhere in the text."""
 
     kind: Literal["curve"]
     value: None = None
     std: None = None
-    experiment: str = ""
+    experiment: str
     metric: str = TEST_ACCURACY
     rule: Literal["at least", "at most", "close"]
-    same_as: str = ""  # the claim that the text fixes this point by
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Curve":
-        if bool(self.experiment) == bool(self.same_as):
-            raise ValueError("a point of a curve has one of experiment, same_as")
-        return self
+    printed_as: str = ""  # the result whose number the text prints for this point
 
     def references(self) -> list[str]:
-        return [self.same_as] if self.same_as else []
+        return [self.printed_as] if self.printed_as else []
 
     @property
     def printed(self) -> str:

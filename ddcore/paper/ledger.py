@@ -123,7 +123,7 @@ class Judge:
         match claim:
             case Number():
                 return self._number(claim)
-            case Curve() | Repeat() if claim.same_as:
+            case Repeat():
                 return self.verdict(self.claims[claim.same_as])
             case Curve():
                 return self._point(claim)
@@ -142,10 +142,11 @@ class Judge:
 
     def _point(self, claim: Curve) -> Verdict:
         try:
-            self.measure(claim.experiment, claim.metric)
+            ours = self.measure(claim.experiment, claim.metric)
         except Unrecorded:
             return Verdict.NOT_RUN
-        return Verdict.UNREADABLE
+        printed = self.claims.get(claim.printed_as)
+        return rules.number(printed, ours) if isinstance(printed, Number) else Verdict.UNREADABLE
 
     def _setup(self, claim: Setup) -> Verdict:
         parts = [self._found_again(claim, name) for name in expand(claim.experiments)]
@@ -191,7 +192,7 @@ class Judge:
             "id": claim.id,
             "place": claim.place,
             "kind": claim.kind,
-            "paper": answer.printed,
+            "paper": self.printed(answer),
             "paper's recipe": self._by_the_papers_recipe(answer),
             "ours": self._ours(answer),
             "over seeds": self._over_seeds(answer),
@@ -205,8 +206,14 @@ class Judge:
         answer = self._answer(self.claims[name])
         numbers = ""
         if not isinstance(answer, Statement | Setup):
-            numbers = f" (paper {answer.printed}, ours {self._ours(answer)})"
+            numbers = f" (paper {self.printed(answer)}, ours {self._ours(answer)})"
         return f"{name}: {self.verdict(answer)}{numbers}"
+
+    def printed(self, claim: Claim) -> str:
+        """What the paper prints."""
+        if isinstance(claim, Curve) and claim.printed_as:
+            return self.claims[claim.printed_as].printed
+        return claim.printed
 
     def _ours(self, claim: Claim) -> str:
         """What our record says; empty where it does not or the claim is none on a number."""
@@ -240,9 +247,7 @@ class Judge:
 
     def _answer(self, claim: Claim) -> Claim:
         """The claim whose verdict this one takes, mostly itself."""
-        if isinstance(claim, Curve | Repeat):
-            return self.claims.get(claim.same_as, claim)
-        return claim
+        return self.claims[claim.same_as] if isinstance(claim, Repeat) else claim
 
     def _beside(self, claim: Claim) -> str:
         """What a reader must know: a deviation, where a written verdict is shown, whether a std is
@@ -265,9 +270,7 @@ class Judge:
     def _experiments(self, claim: Claim) -> list[str]:
         """The experiments that answer a claim."""
         match claim:
-            case Number():
-                return [claim.experiment]
-            case Curve() if claim.experiment:
+            case Number() | Curve():
                 return [claim.experiment]
             case Setup():
                 return expand(claim.experiments)
