@@ -194,6 +194,7 @@ def distill(
     soft_labels: bool = False,
     recipe: Recipe = Recipe(),
     objective: Objective = cross_entropy,
+    first_images: Tensor | None = None,
     validation_weights: Tensor | None = None,
     seed: int = 0,
     step_functions: StepFunctions = EAGER,
@@ -210,6 +211,7 @@ def distill(
             network (beside a GPU, in a thread); a fixed init ignores its generator.
         soft_labels: learn the labels too.
         objective: what the trained networks are asked for on real data.
+        first_images: [S, n, C, H, W], class-major, where the images start; by default noise.
         validation_weights: [V, P], the networks that images are chosen on; by default 10 draws of
             init. They are never tested on.
         seed: of the noise, the samples and the batches.
@@ -229,6 +231,8 @@ def distill(
         validation_weights = torch.stack(draws).to(device)
     arguments = (steps, epochs, per_class, soft_labels, recipe, seed)
     start = initial_noise(data, *arguments)
+    if first_images is not None:
+        start = replace(start, images=first_images.to(device))
     start.meta.update(
         architecture=network.name, objective=getattr(objective, "__name__", "objective")
     )

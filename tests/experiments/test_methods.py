@@ -64,14 +64,16 @@ def made(apart, experiment, results):
 
 class TestNames:
     def test_a_name_is_a_files(self):
-        assert set(methods.NAMES) == {*BASELINES, "distilled", "one-network", "all"}
+        assert set(methods.NAMES) == {
+            *BASELINES,
+            *("distilled", "one-network", "soft-real", "all"),
+        }
         assert type(methods.get("best-of-many")).__module__.endswith(".best_of_many")
 
     @pytest.mark.parametrize("kind", methods.NAMES)
     def test_each_says_what_it_is(self, kind):
         method = methods.get(kind)
         assert method is methods.get(kind) and method.title
-        assert method.is_baseline == (kind in BASELINES)
         assert method.stores_images == (kind not in [*DRAWN_AGAIN, "all"])
         assert all(names <= set(OVERRIDES) and reason for names, reason in method.ignored)
 
@@ -114,6 +116,16 @@ class TestRecords:
         experiment("small", small("random-real").model_copy(update={"given_rate": 0.002}))
         by_rate = run("small").distillation["validation_accuracy_by_rate"]
         assert list(by_rate) == ["given", *(f"{rate:g}" for rate in PAPERS_RATES)]
+
+    def test_labels_of_real_images_are_learned_and_the_images_stay(self, apart, experiment):
+        config = small("soft-real").model_copy(update={"soft_labels": True})
+        experiment("small", config)
+        record = run("small")
+        setup = prepare(config)
+        draw = baselines.random_real(setup.data, config.steps, config.per_class)
+        assert torch.equal(record.distilled.images, draw(generator(config.seed, "images")))
+        assert not torch.equal(record.distilled.soft_labels, record.distilled.targets().round())
+        assert verify(record).agrees
 
     @pytest.mark.parametrize("kind", STORED)
     def test_stored_images_are_those_of_their_source(self, kind, made):

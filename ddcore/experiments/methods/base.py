@@ -56,7 +56,6 @@ class Method:
     again in their place; `details` is the record's "distillation"."""
 
     title: str
-    is_baseline = False
     stores_images = True
     always_pretrained = False
     ignored: list[tuple[frozenset[str], str]] = []  # overrides that mean nothing, and why

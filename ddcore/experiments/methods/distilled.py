@@ -10,6 +10,7 @@ from ddcore.accuracy import evaluate
 from ddcore.algorithm import distill
 from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import TOGETHER, Made, Method, Task, Trained
+from ddcore.recipe import Recipe
 from ddcore.support.progress import Checkpoint
 from ddcore.unroll import train_in_float64
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 class Distilled(Method):
     title = "distilled images"
+
+    def recipe(self, config: "Config") -> Recipe:
+        return config.recipe
+
+    def first_images(self, setup: "Setup") -> Tensor | None:
+        """Where the images start; None: noise."""
+        return None
 
     def make(self, task: Task) -> Made:
         setup = task.setup
@@ -35,7 +43,8 @@ class Distilled(Method):
             epochs=config.epochs,
             per_class=config.per_class,
             soft_labels=config.soft_labels,
-            recipe=config.recipe,
+            recipe=self.recipe(config),
+            first_images=self.first_images(setup),
             validation_weights=setup.weights(config.validation_networks, "validation"),
             seed=config.seed,
             step_functions=task.step_functions,

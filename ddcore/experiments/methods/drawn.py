@@ -28,7 +28,6 @@ class Drawn(Method):
     """Every test run has a network of its own and, where the images are random, images of its own,
     drawn from (seed, run)."""
 
-    is_baseline = True
     ignored = [(DISTILLATION_ONLY, "nothing is distilled")]
 
     def check(self, config: "Config", data: Dataset) -> None:
@@ -130,7 +129,6 @@ def _everywhere(rate: float, setup: "Setup") -> Tensor:
 class Neighbour(Method):
     """A nearest-neighbour classifier: nothing is trained."""
 
-    is_baseline = True
     drawn: Drawn  # where its images come from
 
     def __init__(self) -> None:
