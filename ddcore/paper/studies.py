@@ -16,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore import linear
-from ddcore.accuracy import evaluate
+from ddcore.accuracy import evaluate, predict
 from ddcore.algorithm import distill
 from ddcore.datasets import Dataset, load
 from ddcore.distilled import DistilledData
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import configure
 from ddcore.experiments.config import Config
-from ddcore.experiments.setup import initial_weights
+from ddcore.experiments.measure import measure
+from ddcore.experiments.pretrained import committed
+from ddcore.experiments.records import Record
+from ddcore.experiments.setup import initial_weights, prepare
 from ddcore.networks import Network, as_network, generator
 from ddcore.pretrain import pretrain
 from ddcore.recipe import Recipe
@@ -48,7 +51,7 @@ class Study:
     arguments: dict[str, Any]
 
     def result(self, copy: str, arguments: dict[str, Any]) -> Any:
-        given = [_distilled(self.experiment)] if self.experiment else []
+        given = [_record(self.experiment).distilled] if self.experiment else []
         found = self.measure(*given, load(copy), **arguments)
         return json.loads(
             json.dumps(found), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}")
@@ -81,11 +84,16 @@ def _committed() -> dict[str, Any]:
     return json.loads(RESULTS.read_text("utf-8"))
 
 
-def _distilled(experiment: str) -> DistilledData:
+def _record(experiment: str) -> Record:
     record = records.find(experiment)
     if record is None:
         raise InputError(f"{experiment} has no record yet; `ddcore run {experiment}` makes it")
-    return record.distilled
+    return record
+
+
+def _config(experiment: str) -> Config:
+    """That of the record, which says what copy of the data it is of."""
+    return Config(**_record(experiment).config)
 
 
 def _network(distilled: DistilledData) -> Network:
@@ -170,6 +178,51 @@ def class_averages(data: Dataset) -> Tensor:
     """[K, pixels]"""
     x, y = data.train
     return torch.stack([x[y == k].flatten(1).mean(0) for k in range(len(data.classes))])
+
+
+def shown_classes(distilled: DistilledData, data: Dataset) -> list[list[float]]:
+    """Section 4.2: correlation of the mean image of each label with the average of each class less
+    the average of all, [labels, K]. Nothing that the labels' images share is taken away."""
+    averages = class_averages(data)
+    averages = averages - averages.mean(0)
+    images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
+    means = [images[labels == k].mean(0) for k in range(len(averages))]
+    return [[_correlation(mean, average).item() for average in averages] for mean in means]
+
+
+def destinations(
+    distilled: DistilledData, data: Dataset, *, experiment: str
+) -> dict[str, list[float]]:
+    """Section 4.2: where an attack's class goes. The share in percent of its test images that the
+    committed networks take for each class, before the step and after, [K]."""
+    config = _config(experiment)
+    network = _network(distilled)
+    before = initial_weights(config, network, committed(config))
+    x, y = data.test
+    attacked = x[y == config.attacked]
+
+    def shares(theta: Tensor) -> list[float]:
+        found = predict(network, theta, attacked).flatten()
+        return (100 * found.bincount(minlength=len(data.classes)) / len(found)).tolist()
+
+    return {"before": shares(before), "after": shares(train(network, distilled, before))}
+
+
+def on_these_pixels(
+    distilled: DistilledData, data: Dataset, *, experiment: str, nets: int
+) -> dict[str, list[float]]:
+    """Section 4: what a record's first test networks score in percent on another copy of its test
+    images, and what the record says of them, [nets] by metric."""
+    record = _record(experiment)
+    setup = replace(prepare(_config(experiment)), data=data)
+    now = measure(setup, distilled, record.distillation, nets)
+    found = {}
+    for name in ("test_accuracy", "attacked_correct", "attacked_as_target"):
+        if name in now:
+            found[name] = [100 * value for value in now[name]["values"]]
+            kept = record.metrics[name]["values"][: len(found[name])]
+            found[f"{name}, record"] = [100 * value for value in kept]
+    return found
 
 
 def likeness(distilled: DistilledData, data: Dataset) -> list[float]:
@@ -431,7 +484,10 @@ FEW = {
     "seed": 0,
 }
 STUDIES = {
-    "fashionmnist, accuracy by size": Study(accuracy_by_size, "fashionmnist", None, FEW),
+    **{
+        f"{name}, accuracy by size": Study(accuracy_by_size, name, None, FEW)
+        for name in ("fashionmnist", "mnist", "usps", "cifar10")
+    },
     "fig2a, distances": Study(distances, "mnist", "fig2a", {}),
     "fig2a, resemblance": Study(resemblance, "mnist", "fig2a", {}),
     "fig3a, resemblance": Study(resemblance, "mnist", "fig3a", {}),
@@ -468,6 +524,29 @@ STUDIES = {
     **{
         f"{name}, other uses": Study(other_uses, "mnist", name, {"nets": 20, "seed": 0})
         for name in ("fig2a", "fig3a")
+    },
+    **{
+        f"{name}, shown classes": Study(shown_classes, "mnist", name, {})
+        for name in ("table3-mnist-10", "table3-mnist-300")
+    },
+    **{
+        f"{name}, destinations": Study(destinations, data, name, {"experiment": name})
+        for name, data in (
+            ("table3-mnist-10", "mnist"),
+            ("table3-cifar10-10", "cifar10-jpeg"),
+            ("table3-cifar10-300", "cifar10-jpeg"),
+        )
+    },
+    **{
+        f"{name}, on CIFAR-10's own pixels": Study(
+            on_these_pixels, "cifar10-png", name, {"experiment": name, "nets": nets}
+        )
+        for name, nets in (
+            ("fig2b", 1),
+            ("fig3b", 20),
+            ("table1-cifar10-many-30", 20),
+            ("table3-cifar10-300", 4),
+        )
     },
 }
 
