@@ -190,6 +190,30 @@ def shown_classes(distilled: DistilledData, data: Dataset) -> list[list[float]]:
     return [[_correlation(mean, average).item() for average in averages] for mean in means]
 
 
+def shown_domains(
+    distilled: DistilledData, data: Dataset, *, source: str
+) -> dict[str, list[float]]:
+    """Section 4.2: correlation of the mean image of each label, in pixels, with its class's average
+    in the target, in the source, and in the target less the source, [K] each."""
+    target, other = (_averages_in_pixels(one) for one in (data, load(source)))
+    images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
+    means = [images[labels == k].mean(0) for k in range(len(target))]
+
+    def with_each(averages: Tensor) -> list[float]:
+        return [_correlation(*pair).item() for pair in zip(means, averages, strict=True)]
+
+    return {
+        "target": with_each(target),
+        "source": with_each(other),
+        "target less source": with_each(target - other),
+    }
+
+
+def _averages_in_pixels(data: Dataset) -> Tensor:
+    """`class_averages` before normalisation, of one channel."""
+    return class_averages(data) * data.std[0] + data.mean[0]
+
+
 def destinations(
     distilled: DistilledData, data: Dataset, *, experiment: str
 ) -> dict[str, list[float]]:
@@ -528,6 +552,15 @@ STUDIES = {
     **{
         f"{name}, shown classes": Study(shown_classes, "mnist", name, {})
         for name in ("table3-mnist-10", "table3-mnist-300")
+    },
+    **{
+        f"table2-{source}-{target}-random, shown domains": Study(
+            shown_domains, target, f"table2-{source}-{target}-random", {"source": source}
+        )
+        for source, target in (
+            ("mnist", "usps"),
+            ("usps", "mnist"),
+        )
     },
     **{
         f"{name}, destinations": Study(destinations, data, name, {"experiment": name})

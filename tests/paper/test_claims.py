@@ -79,7 +79,7 @@ class TestWhatIsPrinted:
         assert len(CELLS) + kinds["std"] == 286
         assert kinds["rate"] == 32
         assert kinds["repeat"] == 12
-        assert kinds["statement"] == 38
+        assert kinds["statement"] == 40
         assert kinds["curve"] == 20
         assert kinds["discrepancy"] == 11
         assert kinds["setup"] == 45
