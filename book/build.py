@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -216,7 +217,7 @@ def stage(names: list[str]) -> None:
     """Lay the executed notebooks, the claims and the runs where Sphinx reads them."""
     STAGED.mkdir(exist_ok=True)
     executed = {name: (BUILD / "executed" / f"{name}.ipynb").read_text("utf-8") for name in names}
-    texts = {f"{name}.ipynb": text for name, text in executed.items()}
+    texts = {f"{name}.ipynb": with_numbers(text) for name, text in executed.items()}
     texts["claims.txt"] = claims_table()
     texts["runs.txt"] = run_table({n: nbformat.reads(t, 4) for n, t in executed.items()})
     for path in STAGED.iterdir():
@@ -224,6 +225,23 @@ def stage(names: list[str]) -> None:
             path.unlink()
     for name, text in texts.items():
         (STAGED / name).write_text(text, encoding="utf-8")
+
+
+def with_numbers(text: str) -> str:
+    """A notebook whose alternative texts have a record's numbers in the place of their names:
+    `{experiment:metric}`, written as in claims.yml, becomes the mean in percent."""
+    notebook = nbformat.reads(text, 4)
+    judge = ledger.Judge()
+
+    def number(name: re.Match[str]) -> str:
+        experiment, _, metric = name[1].partition(":")
+        return f"{judge.measure(experiment, metric).mean:.1f}"
+
+    for cell in notebook.cells:
+        image = cell.metadata.get("mystnb", {}).get("image", {})
+        if "alt" in image:
+            image["alt"] = re.sub(r"\{([^}]+)\}", number, image["alt"])
+    return nbformat.writes(notebook)
 
 
 def claims_table() -> str:

@@ -43,6 +43,8 @@ __all__ = [
     "headlines",
     "load",
     "markdown",
+    "numbers",
+    "statements",
     "table",
 ]
 
@@ -374,6 +376,20 @@ def table(judge: Judge) -> pd.DataFrame:
     paper's recipe run here, ours, ours over seeds, verdict, beside, note."""
     claims = judge.claims.values()
     return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
+
+
+def numbers(judge: Judge, names: list[str]) -> pd.DataFrame:
+    """Some claims on numbers as a chapter shows them, without the columns that are empty for all."""
+    columns = ["paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
+    rows = pd.DataFrame([judge.row(judge.claims[name]) for name in names]).set_index("id")
+    return rows[[column for column in columns if rows[column].any()]]
+
+
+def statements(judge: Judge, names: list[str]) -> pd.DataFrame:
+    """Some statements with their verdicts and what they were read as."""
+    rows = pd.DataFrame([judge.row(judge.claims[name]) for name in names]).set_index("id")
+    named = rows.rename(columns={"paper": "statement", "note": "read as"})
+    return named[["statement", "verdict", "read as"]]
 
 
 def discrepancies() -> pd.DataFrame:

@@ -230,6 +230,21 @@ class TestRunTable:
             assert row in lines
 
 
+class TestAlternativeTexts:
+    def test_they_have_the_records_numbers(self, build, monkeypatch):
+        def measure(judge, experiment, metric):
+            assert (experiment, metric) == ("fig2a", "test_accuracy_before")
+            return SimpleNamespace(mean=11.12)
+
+        monkeypatch.setattr(build.ledger.Judge, "measure", measure)
+        cell = new_code_cell("")
+        cell.metadata["mystnb"] = {"image": {"alt": "from {fig2a:test_accuracy_before} %"}}
+        text = nbformat.writes(new_notebook(cells=[cell, new_code_cell("{left}")]))
+        cells = nbformat.reads(build.with_numbers(text), 4).cells
+        assert cells[0].metadata["mystnb"]["image"]["alt"] == "from 11.1 %"
+        assert cells[1].source == "{left}"
+
+
 class TestClaimsTable:
     def test_counts_claims_and_discrepancies(self, build):
         counts, numbers, statements, discrepancies = build.claims_table().split("\n\n")

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddcore.paper import notebooks
+from ddcore.paper import claims, notebooks
 from ddcore.paper.parameters import parameters
 from ddcore.support.errors import InputError, MachineError
 
@@ -186,7 +186,7 @@ class TestFailures:
         )
         program = f"""
 from pathlib import Path
-from ddcore.paper import notebooks
+from ddcore.paper import claims, notebooks
 notebooks.FOLDER = Path({str(folder)!r})
 notebooks.run("a", {{}}, Path("out.ipynb"))
 """
@@ -276,3 +276,19 @@ class TestOtherRunners:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
         assert " passed" in done.stdout
+
+
+def test_every_statement_has_its_verdict_in_a_chapter():
+    """Where a reader looks for it, not on the claims page alone."""
+    code = "".join(
+        cell.source
+        for path in COMMITTED
+        for cell in nbformat.read(path, 4).cells
+        if cell.cell_type == "code"
+    )
+    missing = [
+        claim.id
+        for claim in claims.load().values()
+        if claim.kind == "statement" and f'"{claim.id}"' not in code
+    ]
+    assert missing == []
