@@ -5,6 +5,7 @@ that answer them and applies the rules of rules.py, which states them in full. T
 the book's results page, the README and `ddcore report`. Nothing is rounded in our favour.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from functools import cache
@@ -379,17 +380,20 @@ def table(judge: Judge) -> pd.DataFrame:
 
 
 def numbers(judge: Judge, names: list[str]) -> pd.DataFrame:
-    """Some claims on numbers as a chapter shows them, without the columns that are empty for all."""
+    """Some claims on numbers as a chapter shows them, without columns that are empty for all."""
+    rows = [judge.row(judge.claims[name]) for name in names]
     columns = ["paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
-    rows = pd.DataFrame([judge.row(judge.claims[name]) for name in names]).set_index("id")
-    return rows[[column for column in columns if rows[column].any()]]
+    filled = [column for column in columns if any(row[column] for row in rows)]
+    return pd.DataFrame(rows, columns=["id", *filled]).set_index("id")
 
 
 def statements(judge: Judge, names: list[str]) -> pd.DataFrame:
     """Some statements with their verdicts and what they were read as."""
-    rows = pd.DataFrame([judge.row(judge.claims[name]) for name in names]).set_index("id")
-    named = rows.rename(columns={"paper": "statement", "note": "read as"})
-    return named[["statement", "verdict", "read as"]]
+    rows = []
+    for name in names:
+        row = judge.row(judge.claims[name])
+        rows.append(row | {"statement": row["paper"], "read as": row["note"]})
+    return pd.DataFrame(rows, columns=["id", "statement", "verdict", "read as"]).set_index("id")
 
 
 def discrepancies() -> pd.DataFrame:
@@ -413,13 +417,12 @@ def headlines(judge: Judge) -> pd.DataFrame:
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each kind have each verdict, best first."""
-    best_first = list(reversed(Verdict))
-
-    def counted(verdicts: pd.Series) -> str:
-        number = verdicts.value_counts()
-        return ", ".join(f"{number[word]} {word}" for word in best_first if word in number)
-
-    return frame.groupby("kind")["verdict"].agg(claims="size", verdicts=counted)
+    rows = []
+    for kind, verdicts in frame.groupby("kind")["verdict"]:
+        number = Counter(verdicts)
+        told = [f"{number[word]} {word}" for word in reversed(Verdict) if word in number]
+        rows.append({"kind": kind, "claims": len(verdicts), "verdicts": ", ".join(told)})
+    return pd.DataFrame(rows).set_index("kind")
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -4,15 +4,18 @@ never half used."""
 import shutil
 import socket
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.io import savemat
 from test_datasets import assert_normalised, idx, seen, sizes, tiny_mnist
 
 from ddcore.datasets import is_available, load
 from ddcore.support.errors import InputError
 from ddcore.support.files import data_root
+from ddcore.support.readers import torchvision_datasets
 from ddcore.support.registry import CIFAR, DATASETS
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -93,6 +96,26 @@ class TestTheRealOnes:
             (folder / name).write_bytes(whole[: len(whole) // 2] if name == file else whole)
         said = refusal("usps", download=False)
         assert said.split(" is damaged")[0] == str(folder / file)
+
+
+def test_svhn_is_read_from_its_matlab_files(apart, monkeypatch):
+    """On made-up files: 0 is written as 10 there, and the axes are the other way round."""
+    folder = apart / "data" / "SVHN"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels, labels = {}, {}
+    for part, n in (("train", 30), ("test", 20)):
+        pixels[part] = rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        labels[part] = (np.arange(n) % 10 + 1)[:, None].astype(np.uint8)
+        savemat(folder / f"{part}_32x32.mat", {"X": pixels[part], "y": labels[part]})
+    svhn = torchvision_datasets().SVHN
+    monkeypatch.setattr(svhn, "_check_integrity", lambda self: True)  # of the published files
+    data = load("svhn", download=False)
+    assert sizes(data) == [27, 3, 20] and data.shape == (3, 32)
+    assert data.test[1].tolist() == [*range(1, 10), 0, *range(1, 10), 0]
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (data.mean, data.std))
+    restored = (data.test[0][7] * std + mean) * 255
+    assert torch.allclose(restored, torch.tensor(pixels["test"][..., 7]).permute(2, 0, 1).float())
 
 
 class TestMissing:
