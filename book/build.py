@@ -228,14 +228,13 @@ def stage(names: list[str]) -> None:
 
 
 def with_numbers(text: str) -> str:
-    """A notebook whose alternative texts have a record's numbers in the place of their names:
-    `{experiment:metric}`, written as in claims.yml, becomes the mean in percent."""
+    """A notebook whose alternative texts have our numbers in the place of the claims' names, as
+    `{fig2a.accuracy}`."""
     notebook = nbformat.reads(text, 4)
     judge = ledger.Judge()
 
     def number(name: re.Match[str]) -> str:
-        experiment, _, metric = name[1].partition(":")
-        return f"{judge.measure(experiment, metric).mean:.1f}"
+        return judge.row(judge.claims[name[1]])["ours"]
 
     for cell in notebook.cells:
         image = cell.metadata.get("mystnb", {}).get("image", {})

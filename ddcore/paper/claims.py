@@ -46,6 +46,8 @@ class Verdict(StrEnum):
     HOLDS = "holds"
 
 
+WRITTEN = list(Verdict)[list(Verdict).index(Verdict.NOT_MEASURED) :]  # a statement's words
+
 # ---- The notations
 
 
@@ -120,6 +122,11 @@ class Number(Entry):
     earlier: list[float] = []  # what runs of ours gave whose record the present one replaced
 
     @property
+    def reference(self) -> "MetricReference":
+        """The number of a record that answers it."""
+        return MetricReference.parse(f"{self.experiment}:{self.metric}")
+
+    @property
     def printed(self) -> str:
         """What the paper prints."""
         if self.intervals:
@@ -176,6 +183,11 @@ class Curve(Entry):
     metric: str = TEST_ACCURACY
     rule: Literal["at least", "at most", "close"]
     printed_as: str = ""  # the result whose number the text prints for this point
+
+    @property
+    def reference(self) -> "MetricReference":
+        """The number of a record that answers it."""
+        return MetricReference.parse(f"{self.experiment}:{self.metric}")
 
     def references(self) -> list[str]:
         return [self.printed_as] if self.printed_as else []
@@ -259,6 +271,8 @@ class Statement(Entry):
         answers = [bool(self.claims), bool(self.compare), bool(self.evidence)]
         if sum(answers) != 1 or bool(self.evidence) != bool(self.verdict):
             raise ValueError("a statement has one of claims, compare, evidence with verdict")
+        if self.verdict is not None and self.verdict not in WRITTEN:
+            raise ValueError(f"a statement's verdict is one of {', '.join(WRITTEN)}")
         return self
 
     def references(self) -> list[str]:
@@ -309,9 +323,18 @@ def load(path: Path = FILE) -> dict[str, Claim]:
     claims = {claim.id: claim for claim in listed}
     named = {name for claim in listed for name in claim.references()}
     wrong = sorted(named - claims.keys())
+    wrong += [
+        name
+        for claim in listed
+        if isinstance(claim, Statement | Curve)
+        for name in claim.references()
+        if not isinstance(claims.get(name), Number)
+    ]
     wrong += [claim.id for claim in listed if claim is not claims[claim.id]]
     if wrong:
-        raise InputError(f"{path.name}: an id is used twice or unknown: {', '.join(wrong)}")
+        raise InputError(
+            f"{path.name}: an id is used twice, unknown or no number: {', '.join(wrong)}"
+        )
     return claims
 
 
@@ -336,7 +359,7 @@ def _claim(fields: dict[str, Any]) -> Claim:
 
 
 def _std(number: Number, intervals: list[list[float]]) -> Std:
-    """The claim on a number's std, with half of it as tolerance."""
+    """The claim on a number's std."""
     return Std(
         id=f"{number.id}.std",
         place=number.place,
@@ -346,7 +369,6 @@ def _std(number: Number, intervals: list[list[float]]) -> Std:
         experiment=number.experiment,
         metric=f"{number.metric}.std",
         rule="at most",
-        tolerance=(number.std or 0) / 2,
         extracted=number.extracted,
         intervals=intervals,
         mean=number.id,

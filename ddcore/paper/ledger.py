@@ -113,11 +113,15 @@ class Judge:
         reference = MetricReference.parse(name)
         return _measured(self.record(reference.experiment), reference)
 
-    def over_seeds(self, claim: Number) -> list[Measurement]:
-        """What the experiment's record says, and then its replicates that differ in their seed."""
-        reference = MetricReference.parse(f"{claim.experiment}:{claim.metric}")
-        others = [r for r in self._replicates(claim.experiment) if r.overrides.keys() == {"seed"}]
-        return [_measured(r, reference) for r in (self.record(claim.experiment), *others)]
+    def over_seeds(self, claim: Number | Curve) -> list[Measurement]:
+        """What the experiment's record says, and then its replicates of the same data that differ
+        in their seed; Unrecorded where there is no record or it does not say."""
+        record = self.record(claim.experiment)
+        found = [_measured(record, claim.reference)]
+        for other in self._replicates(claim.experiment):
+            if other.overrides.keys() == {"seed"} and other.data["name"] == record.data["name"]:
+                found.append(_measured(other, claim.reference))
+        return found
 
     # ---- Verdicts
 
@@ -141,15 +145,19 @@ class Judge:
             ours = self.over_seeds(claim)
         except Unrecorded:
             return Verdict.NOT_RUN
+        if isinstance(claim, Std):
+            return rules.number(claim, ours[0])
         return rules.over_seeds([rules.number(claim, each) for each in ours])
 
     def _point(self, claim: Curve) -> Verdict:
         try:
-            ours = self.measure(claim.experiment, claim.metric)
+            ours = self.over_seeds(claim)
         except Unrecorded:
             return Verdict.NOT_RUN
-        printed = self.claims.get(claim.printed_as)
-        return rules.number(printed, ours) if isinstance(printed, Number) else Verdict.UNREADABLE
+        if not claim.printed_as:
+            return Verdict.UNREADABLE
+        printed = cast(Number, self.claims[claim.printed_as])
+        return rules.over_seeds([rules.number(printed, each) for each in ours])
 
     def _setup(self, claim: Setup) -> Verdict:
         parts = [self._found_again(claim, name) for name in expand(claim.experiments)]
@@ -232,9 +240,8 @@ class Judge:
         if not isinstance(claim, Result | Std):
             return ""
         for record in self._replicates(claim.experiment):
-            if record.overrides == {"faithful": True}:
-                reference = MetricReference.parse(f"{claim.experiment}:{claim.metric}")
-                return shown(_measured(record, reference), claim)
+            if record.overrides == {"faithful": True} and claim.reference.name in record.metrics:
+                return shown(_measured(record, claim.reference), claim)
         return ""
 
     def _over_seeds(self, claim: Claim) -> str:
@@ -254,9 +261,10 @@ class Judge:
 
     def _beside(self, claim: Claim) -> str:
         """What a reader must know: a deviation, where a written verdict is shown, whether a std is
-        smaller, the runs before, another copy of the data, a pool smaller than the paper's."""
+        smaller or larger, the runs before, another copy of the data, fewer networks than the
+        paper's."""
         facts = []
-        if isinstance(claim, Std) and self._ours(claim):
+        if isinstance(claim, Std):
             facts.append(SPREADS.get(self.verdict(claim), ""))
         if isinstance(claim, Number) and claim.earlier:
             facts.append("runs before: " + ", ".join(f"{value:.2f}" for value in claim.earlier))
@@ -355,6 +363,8 @@ def _particulars(record: Record) -> list[str]:
         facts.append(f"pool of {pool} networks")
     if record.config.get("fixed"):
         facts.append("one init")
+    elif record.config.get("nets", rules.PAPER_RUNS) < rules.PAPER_RUNS:
+        facts.append(f"{record.config['nets']} test networks")
     return facts
 
 

@@ -4,16 +4,17 @@ Verdicts are computed, not stored; only a statement that no metric decides has a
 beside the file that shows it. Let d be our mean minus the paper's in percentage points, and e the
 standard error of d, with 200 runs in the paper.
 
-- `at least`: exceeded if d > 1 and d > 2 e (results only, and in each seed that was run), equal if
-  d >= -e, below if d >= -tolerance, else not reproduced. The tolerance is the claim's own, else
-  the paper's std (5 at most), else 2.
+- `at least`: exceeded if d > 1 and d > 2 e (results only), equal if d >= -e, below if d >=
+  -tolerance, else not reproduced. The tolerance is the claim's own, else the paper's std (5 at
+  most), else 2; where e is larger, it takes e's place.
 - `at most` (attacked class still right): the same with -d.
 - `close` (contexts, baselines, rates): equal if |d| <= tolerance, else not reproduced. The
   tolerance is the claim's own, else the paper's std, else 1.
 - A std is equal within half of the printed one, below where it is smaller, not reproduced where it
   is larger.
-- Where a number can be read as one of several intervals, it is equal within any of them (and e),
-  else what all readings agree on, else unreadable.
+- Of several seeds the worst verdict counts.
+- Where a number can be read as one of several intervals, the verdict is what all of them agree on,
+  each taken at its point nearest to ours; else it is unreadable.
 - A setup or a statement has parts. Let a part be met, missed by the threshold alone, or wrong. All
   met: it holds; all that were run: it holds where it was run. Some missed, none wrong: it is short
   of the threshold. Some wrong: it is contradicted in part; all of them: contradicted. None was run:
@@ -22,9 +23,10 @@ standard error of d, with 200 runs in the paper.
   is short of the threshold.
 - A statement's part is a number's verdict (exceeded or equal: met; below: missed; not reproduced:
   wrong), or a comparison of experiment a with b. Let d be a - b and e its standard error. The part
-  is met if d >= by - e and d > 2 e, wrong if d < -e, else missed. With `within` it is met if |d| <=
-  within + e, missed up to twice within, else wrong.
-- not run: no record says. unreadable: one does, but the paper's number cannot be read in its text.
+  is met if d >= by - e and d > 2 e, missed if d > 0 at least, else wrong. With `within` it is met
+  if |d| <= within + e, missed up to twice within, else wrong.
+- not run: no record says. unreadable: one does, but the paper prints no number for it, or one that
+  cannot be read in its text.
 """
 
 from collections.abc import Sequence
@@ -76,9 +78,10 @@ def mean_of(measurements: Sequence[Measurement]) -> Measurement:
     """The mean of several experiments' means, as if they were independent."""
     if len(measurements) == 1:
         return measurements[0]
+    (n,) = {each.n for each in measurements}
     mean = sum(each.mean for each in measurements) / len(measurements)
     std = hypot(*(each.std or 0 for each in measurements)) / len(measurements)
-    return Measurement(mean, std, measurements[0].n)
+    return Measurement(mean, std, n)
 
 
 # ---- Numbers
@@ -91,25 +94,23 @@ def number(claim: Number, ours: Measurement) -> Verdict:
     if claim.value is None:
         return Verdict.UNREADABLE
     paper = Measurement(claim.value, claim.std, PAPER_RUNS)
-    return by_rule(claim, ours.mean - claim.value, standard_error(ours, paper))
+    return by_rule(claim, ours.mean, claim.value, standard_error(ours, paper))
 
 
 def one_of(claim: Number, ours: Measurement) -> Verdict:
-    """The paper's number lies in one of several intervals: equal within any of them, else the
-    verdict that all readings agree on."""
+    """The paper's number lies in one of several intervals: the verdict that all of them agree on,
+    else unreadable."""
     error = ours.standard_error
-    differences = [ours.mean - min(max(ours.mean, low), high) for low, high in claim.intervals]
-    if any(abs(difference) <= error for difference in differences):
-        return Verdict.EQUAL
-    verdicts = {by_rule(claim, difference, error) for difference in differences}
+    readings = [min(max(ours.mean, low), high) for low, high in claim.intervals]  # the nearest
+    verdicts = {by_rule(claim, ours.mean, reading, error) for reading in readings}
     return verdicts.pop() if len(verdicts) == 1 else Verdict.UNREADABLE
 
 
-def by_rule(claim: Number, difference: float, error: float) -> Verdict:
-    """The verdict on ours minus the paper's, with its standard error."""
-    difference = round(difference, DECIMALS)
+def by_rule(claim: Number, ours: float, paper: float, error: float) -> Verdict:
+    """The verdict on two numbers, with the standard error of their difference."""
+    difference = round(ours - paper, DECIMALS)
     if isinstance(claim, Std):
-        return spread(claim, difference)
+        return spread(difference, paper)
     if claim.rule == "close":
         return close(claim, difference)
     if claim.rule == "at most":
@@ -119,11 +120,11 @@ def by_rule(claim: Number, difference: float, error: float) -> Verdict:
 
 def at_least(claim: Number, difference: float, error: float) -> Verdict:
     """Higher is better; `error` is the difference's standard error."""
+    tolerance = claim.tolerance or min(claim.std or RESULT_TOLERANCE, RESULT_TOLERANCE_LIMIT)
     if isinstance(claim, Result) and difference > max(RESULT_MARGIN, 2 * error):
         return Verdict.EXCEEDED
-    if difference >= -error:
+    if difference >= -min(error, tolerance):
         return Verdict.EQUAL
-    tolerance = claim.tolerance or min(claim.std or RESULT_TOLERANCE, RESULT_TOLERANCE_LIMIT)
     if difference >= -tolerance:
         return Verdict.BELOW
     return Verdict.NOT_REPRODUCED
@@ -135,18 +136,16 @@ def close(claim: Number, difference: float) -> Verdict:
     return Verdict.EQUAL if abs(difference) <= tolerance else Verdict.NOT_REPRODUCED
 
 
-def spread(claim: Std, difference: float) -> Verdict:
+def spread(difference: float, paper: float) -> Verdict:
     """A standard deviation is about as large as the paper's, smaller or larger."""
-    if abs(difference) <= (claim.tolerance or 0):
+    if abs(difference) <= paper / 2:
         return Verdict.EQUAL
     return Verdict.BELOW if difference < 0 else Verdict.NOT_REPRODUCED
 
 
 def over_seeds(verdicts: Sequence[Verdict]) -> Verdict:
-    """The first seed's verdict; exceeded has to hold in all."""
-    if verdicts[0] is Verdict.EXCEEDED and set(verdicts) != {Verdict.EXCEEDED}:
-        return Verdict.EQUAL
-    return verdicts[0]
+    """The worst of all seeds'."""
+    return min(verdicts, key=list(Verdict).index)
 
 
 # ---- Parts of a setup or a statement
@@ -185,12 +184,10 @@ def within(difference: float, points: float, error: float) -> Verdict:
 
 
 def larger(difference: float, by: float, error: float) -> Verdict:
-    """By as much as asked and beyond the noise."""
+    """By as much as asked, or less by its standard error, and beyond the noise."""
     if difference >= by - error and difference > 2 * error:
         return Verdict.HOLDS
-    if difference >= -error:
-        return Verdict.SHORT
-    return Verdict.CONTRADICTED
+    return Verdict.SHORT if difference > 0 else Verdict.CONTRADICTED
 
 
 def all_parts(parts: Sequence[Verdict]) -> Verdict:

@@ -198,10 +198,7 @@ class TestWhatAnswers:
         assert lower == {*table3, "fig1c.after", "fig6a.0.after", "fig6b.plane.after"}
 
     def test_only_results_have_a_better_side(self):
-        two_sided = {c.id for c in CELLS if c.rule == "close"}
-        others = {c.id for c in CELLS if not isinstance(c, Result)}
-        assert others - two_sided == {"full.cifar10"}  # more is no easier to reach
-        assert two_sided < others
+        assert all((c.rule == "close") != isinstance(c, Result) for c in CELLS)
 
     def test_all_evidence_is_there(self):
         written = [claim for claim in of_kind(Statement) if claim.evidence]

@@ -44,10 +44,10 @@ class Drawn(Method):
         """The learning rates that are best on the validation split: one of the paper's six, the
         learned ones or, instead, the given one. With the images of the first test run."""
         setup = task.setup
-        config = setup.config
         draw = self.source(setup)
         first = self.images_of_run(draw, setup, "test", 0)
-        rates = {"given" if config.given_rate else "learned": self._learned_or_given(task, draw)}
+        name, own = self._learned_or_given(task, draw)
+        rates = {name: own}
         for rate in PAPERS_RATES:
             rates[f"{rate:g}"] = _everywhere(rate, setup)
         accuracy = self._accuracy_by_rate(setup, draw, rates)
@@ -56,12 +56,13 @@ class Drawn(Method):
         images = class_major(setup.data, first, rates[best], setup.labelled)
         return Made(images, details)
 
-    def _learned_or_given(self, task: Task, draw: ImageSource) -> Tensor:
+    def _learned_or_given(self, task: Task, draw: ImageSource) -> tuple[str, Tensor]:
+        """What stands for it in the record, and the learning rates [E, S]."""
         setup = task.setup
         config = setup.config
         if config.given_rate:
-            return _everywhere(config.given_rate, setup)
-        return learned_rates(
+            return "given", _everywhere(config.given_rate, setup)
+        learned = learned_rates(
             setup.network,
             setup.outer_data,
             setup.init_law(),
@@ -72,6 +73,7 @@ class Drawn(Method):
             step_functions=task.step_functions,
             labelled=setup.labelled,
         )
+        return "learned", learned
 
     def _accuracy_by_rate(
         self, setup: "Setup", draw: ImageSource, rates: dict[str, Tensor]

@@ -11,6 +11,7 @@ from ddcore.datasets import Dataset
 from ddcore.experiments.methods.distilled import Distilled
 from ddcore.networks import generator
 from ddcore.recipe import Recipe
+from ddcore.support.errors import InputError
 
 if TYPE_CHECKING:
     from ddcore.experiments.config import Config
@@ -22,6 +23,8 @@ class SoftReal(Distilled):
 
     def check(self, config: "Config", data: Dataset) -> None:
         baselines.members_of(data, config.ipc)
+        if not config.soft_labels:
+            raise InputError("images: soft-real learns labels, so soft_labels=true is needed")
 
     def recipe(self, config: "Config") -> Recipe:
         return replace(config.recipe, image_rate=0.0)
