@@ -120,6 +120,7 @@ class Number(Entry):
     extracted: str = ""  # the characters in the paper's text where no number can be read
     intervals: list[list[float]] = []  # [low, high]: what these characters can be read as
     earlier: list[float] = []  # what runs of ours gave whose record the present one replaced
+    also: str = ""  # the same experiment on another copy of the data, shown beside
 
     @property
     def reference(self) -> "MetricReference":

@@ -272,11 +272,22 @@ class Judge:
             facts.append(claim.deviation)
         if isinstance(claim, Statement):
             facts.append(claim.evidence)
+        if isinstance(claim, Number) and claim.also:
+            facts.append(self._on_another_copy(claim))
         for experiment in self._experiments(claim):
             record = self._find(experiment)
             if record is not None:
                 facts += _particulars(record)
         return ", ".join(dict.fromkeys(filter(None, facts)))
+
+    def _on_another_copy(self, claim: Number) -> str:
+        """Our number on the other copy of the data; empty where it was not run there."""
+        record = self._find(claim.also)
+        if record is None:
+            return ""
+        copies = (record.data["name"], record.config.get("source"))
+        copy = next(COPIES[name] for name in copies if name in COPIES)
+        return f"on {copy} {shown(self.measure(claim.also, claim.metric), claim)}"
 
     def _experiments(self, claim: Claim) -> list[str]:
         """The experiments that answer a claim."""

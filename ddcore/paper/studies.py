@@ -195,8 +195,8 @@ def shown_classes(distilled: DistilledData, data: Dataset) -> list[list[float]]:
 def shown_domains(
     distilled: DistilledData, data: Dataset, *, source: str
 ) -> dict[str, list[float]]:
-    """Section 4.2: correlation of the mean image of each label, in pixels, with its class's average
-    in the target, in the source, and in the target less the source, [K] each."""
+    """Section 4.2: correlation of the mean image of each label with its class's average in the
+    target and in the source, and of these two averages, [K] each."""
     target, other = (_averages_in_pixels(one) for one in (data, load(source)))
     images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
     means = [images[labels == k].mean(0) for k in range(len(target))]
@@ -207,7 +207,9 @@ def shown_domains(
     return {
         "target": with_each(target),
         "source": with_each(other),
-        "target less source": with_each(target - other),
+        "target and source": [
+            _correlation(*pair).item() for pair in zip(target, other, strict=True)
+        ],
     }
 
 
