@@ -286,6 +286,9 @@ class TestComparisons:
         claim = statement(claims="n")
         assert judge({"e": accuracy(*ours)}, number, claim).verdict(claim) == verdict
         assert judge({}, number, claim).verdict(claim) == "not measured"
+        unreadable = cell(id="n", value=None)
+        there = judge({"e": accuracy(*ours)}, unreadable, claim)
+        assert there.verdict(claim) == "not measured"
 
 
 class TestSetup:
@@ -469,6 +472,22 @@ class TestTables:
     )
     def test_a_line(self, verdicts, name, line):
         assert verdicts.line(name) == f"{name}: {line}"
+
+    def test_numbers_as_a_chapter_shows_them(self, verdicts):
+        rows = ledger.numbers(verdicts, ["fig2a.before", "fig2a.accuracy"])
+        assert list(rows.columns) == ["paper", "ours", "verdict", "beside"]
+        assert list(rows.loc["fig2a.before", ["paper", "ours", "verdict"]]) == [
+            *("12.9", "11.30", "equal")
+        ]
+
+    def test_statements_as_a_chapter_shows_them(self, verdicts):
+        rows = ledger.statements(verdicts, ["s41.more-steps"])
+        assert list(rows.columns) == ["statement", "verdict", "read as"]
+        assert list(rows.loc["s41.more-steps"]) == [
+            'More gradient steps "significantly" improve the results.',
+            "not measured",
+            "The axis of Fig. 4a spans 10 points on CIFAR-10, 50 on MNIST.",
+        ]
 
     def test_counts_by_kind_and_verdict(self, verdicts):
         frame = ledger.table(verdicts)
