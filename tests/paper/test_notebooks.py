@@ -296,7 +296,7 @@ def test_every_statement_has_its_verdict_in_a_chapter():
 
 
 def test_nothing_is_left_to_be_filled_in():
-    retired = ("@@", "*partly*", "*Partly*", "*reproduced*", "no value")
+    retired = ("@@", "*partly*", "*Partly*", "*reproduced*", "*no value*")
     left = [
         (path.name, word)
         for path in COMMITTED
