@@ -240,6 +240,13 @@ class TestAlternativeTexts:
         assert cells[0].metadata["mystnb"]["image"]["alt"] == "from fig2a.before %"
         assert cells[1].source == "{left}"
 
+    def test_those_of_the_chapters_name_claims(self, build):
+        for path in notebooks.FOLDER.glob("*.ipynb"):
+            assert "{" not in "".join(
+                cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+                for cell in nbformat.reads(build.with_numbers(path.read_text("utf-8")), 4).cells
+            )
+
 
 class TestClaimsTable:
     def test_counts_claims_and_discrepancies(self, build):
