@@ -217,8 +217,9 @@ def stage(names: list[str]) -> None:
     """Lay the executed notebooks, the claims and the runs where Sphinx reads them."""
     STAGED.mkdir(exist_ok=True)
     executed = {name: (BUILD / "executed" / f"{name}.ipynb").read_text("utf-8") for name in names}
-    texts = {f"{name}.ipynb": with_numbers(text) for name, text in executed.items()}
-    texts["claims.txt"] = claims_table()
+    judge = ledger.Judge()
+    texts = {f"{name}.ipynb": with_numbers(text, judge) for name, text in executed.items()}
+    texts["claims.txt"] = claims_table(judge)
     texts["runs.txt"] = run_table({n: nbformat.reads(t, 4) for n, t in executed.items()})
     for path in STAGED.iterdir():
         if path.name not in texts:
@@ -227,11 +228,10 @@ def stage(names: list[str]) -> None:
         (STAGED / name).write_text(text, encoding="utf-8")
 
 
-def with_numbers(text: str) -> str:
+def with_numbers(text: str, judge: ledger.Judge) -> str:
     """A notebook whose alternative texts have our numbers in the place of the claims' names, as
     `{fig2a.accuracy}`."""
     notebook = nbformat.reads(text, 4)
-    judge = ledger.Judge()
 
     def number(name: re.Match[str]) -> str:
         return judge.row(judge.claims[name[1]])["ours"]
@@ -243,10 +243,10 @@ def with_numbers(text: str) -> str:
     return nbformat.writes(notebook)
 
 
-def claims_table() -> str:
+def claims_table(judge: ledger.Judge) -> str:
     """How many claims have each verdict, the numbers, the statements and settings, and where the
     paper and its code disagree, as Markdown tables."""
-    claims = ledger.table(ledger.Judge())
+    claims = ledger.table(judge)
     counts = ledger.counts(claims).reset_index()
     names = claims["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
     claims["claim"] = names + "<br>" + claims["place"]

@@ -108,24 +108,28 @@ class Entry(Strict):
         return []
 
 
-class Number(Entry):
+class Answered(Entry):
+    """What a number of a record answers."""
+
+    experiment: str
+    metric: str = TEST_ACCURACY
+    rule: Literal["at least", "at most", "close"]
+
+    @property
+    def reference(self) -> MetricReference:
+        return MetricReference.parse(f"{self.experiment}:{self.metric}")
+
+
+class Number(Answered):
     """A number of the paper that a record answers."""
 
     value: float | None  # percent as printed, a rate as it is; null: printed, but unreadable
     std: float | None = None  # likewise; absent: none is printed
-    experiment: str
-    metric: str = TEST_ACCURACY
-    rule: Literal["at least", "at most", "close"]
     tolerance: float | None = None  # in the value's unit; absent: the rule's own
     extracted: str = ""  # the characters in the paper's text where no number can be read
     intervals: list[list[float]] = []  # [low, high]: what these characters can be read as
     earlier: list[float] = []  # what runs of ours gave whose record the present one replaced
     also: str = ""  # the same experiment on another copy of the data, shown beside
-
-    @property
-    def reference(self) -> "MetricReference":
-        """The number of a record that answers it."""
-        return MetricReference.parse(f"{self.experiment}:{self.metric}")
 
     @property
     def printed(self) -> str:
@@ -174,21 +178,13 @@ class Rate(Number):
     kind: Literal["rate"]
 
 
-class Curve(Entry):
+class Curve(Answered):
     """A point of a curve, which prints no value; some have one elsewhere in the text."""
 
     kind: Literal["curve"]
     value: None = None
     std: None = None
-    experiment: str
-    metric: str = TEST_ACCURACY
-    rule: Literal["at least", "at most", "close"]
     printed_as: str = ""  # the result whose number the text prints for this point
-
-    @property
-    def reference(self) -> "MetricReference":
-        """The number of a record that answers it."""
-        return MetricReference.parse(f"{self.experiment}:{self.metric}")
 
     def references(self) -> list[str]:
         return [self.printed_as] if self.printed_as else []

@@ -187,9 +187,14 @@ def shown_classes(distilled: DistilledData, data: Dataset) -> list[list[float]]:
     the average of all, [labels, K]. Nothing that the labels' images share is taken away."""
     averages = class_averages(data)
     averages = averages - averages.mean(0)
-    images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
-    means = [images[labels == k].mean(0) for k in range(len(averages))]
+    means = _mean_images(distilled)
     return [[_correlation(mean, average).item() for average in averages] for mean in means]
+
+
+def _mean_images(distilled: DistilledData) -> list[Tensor]:
+    """Of each label, over all steps, [K] of [pixels]."""
+    images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
+    return [images[labels == k].mean(0) for k in range(len(distilled.meta["classes"]))]
 
 
 def shown_domains(
@@ -198,18 +203,15 @@ def shown_domains(
     """Section 4.2: correlation of the mean image of each label with its class's average in the
     target and in the source, and of these two averages, [K] each."""
     target, other = (_averages_in_pixels(one) for one in (data, load(source)))
-    images, labels = distilled.images.flatten(0, 1).flatten(1), distilled.labels.flatten()
-    means = [images[labels == k].mean(0) for k in range(len(target))]
+    means = _mean_images(distilled)
 
-    def with_each(averages: Tensor) -> list[float]:
-        return [_correlation(*pair).item() for pair in zip(means, averages, strict=True)]
+    def correlations(one: Iterable[Tensor], other: Iterable[Tensor]) -> list[float]:
+        return [_correlation(*pair).item() for pair in zip(one, other, strict=True)]
 
     return {
-        "target": with_each(target),
-        "source": with_each(other),
-        "target and source": [
-            _correlation(*pair).item() for pair in zip(target, other, strict=True)
-        ],
+        "target": correlations(means, target),
+        "source": correlations(means, other),
+        "target and source": correlations(target, other),
     }
 
 
@@ -230,12 +232,13 @@ def frames(
     entry = source("usps")
     rows = []
     for side in (0, *sides):
-        files = readers.read("usps", data_root())
         usps = data
         if side:
             files = readers.pooled(entry, data_root() / entry.folder, side)
             usps = Dataset.from_tensors(files.train, files.test)
-        pixels = files.train[0]
+            pixels = files.train[0]
+        else:
+            pixels = readers.read("usps", data_root()).train[0]
         trained = pretrain(network, usps, "xavier", range(nets), epochs=epochs, batch=128)
 
         def percent(theta: Tensor, test: tuple[Tensor, Tensor]) -> float:

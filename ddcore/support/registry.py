@@ -7,7 +7,7 @@ commands which only read configurations answer at once.
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -103,6 +103,17 @@ def _idx(part: str, folder: str) -> tuple[str, ...]:
     return tuple(f"{folder}/raw/{part}-{kind}-ubyte" for kind in kinds)
 
 
+USPS = Source(
+    DIGITS,
+    mean=(0.1597,),
+    std=(0.2573,),
+    torchvision="USPS",
+    folder="USPS",
+    train_files=("usps.bz2",),
+    test_files=("usps.t.bz2",),
+    pretrain_epochs=6,
+    pretrain_batch=128,
+)
 DATASETS = {
     "digits": Source(DIGITS, train_images=1_500, pretrain_epochs=8, pretrain_batch=64),
     "mnist": Source(
@@ -121,27 +132,8 @@ DATASETS = {
         train_files=_idx("train", "FashionMNIST"),
         test_files=_idx("t10k", "FashionMNIST"),
     ),
-    "usps": Source(
-        DIGITS,
-        mean=(0.1597,),
-        std=(0.2573,),
-        torchvision="USPS",
-        folder="USPS",
-        train_files=("usps.bz2",),
-        test_files=("usps.t.bz2",),
-        pretrain_epochs=6,
-        pretrain_batch=128,
-    ),
-    "usps-pooled": Source(  # see `readers`: the same files, split and scaled as the paper's
-        DIGITS,
-        torchvision="USPS",
-        folder="USPS",
-        train_files=("usps.bz2",),
-        test_files=("usps.t.bz2",),
-        train_images=7_438,
-        pretrain_epochs=6,
-        pretrain_batch=128,
-    ),
+    "usps": USPS,
+    "usps-pooled": replace(USPS, mean=(), std=(), train_images=7_438),  # see `readers.pooled`
     "svhn": Source(
         DIGITS,
         mean=(0.43791, 0.44398, 0.47293),

@@ -236,21 +236,26 @@ class TestAlternativeTexts:
         cell = new_code_cell("")
         cell.metadata["mystnb"] = {"image": {"alt": "from {fig2a.before} %"}}
         text = nbformat.writes(new_notebook(cells=[cell, new_code_cell("{left}")]))
-        cells = nbformat.reads(build.with_numbers(text), 4).cells
+        cells = nbformat.reads(build.with_numbers(text, build.ledger.Judge()), 4).cells
         assert cells[0].metadata["mystnb"]["image"]["alt"] == "from fig2a.before %"
         assert cells[1].source == "{left}"
 
     def test_those_of_the_chapters_name_claims(self, build):
+        judge = build.ledger.Judge()
         for path in notebooks.FOLDER.glob("*.ipynb"):
             assert "{" not in "".join(
                 cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-                for cell in nbformat.reads(build.with_numbers(path.read_text("utf-8")), 4).cells
+                for cell in nbformat.reads(
+                    build.with_numbers(path.read_text("utf-8"), judge), 4
+                ).cells
             )
 
 
 class TestClaimsTable:
     def test_counts_claims_and_discrepancies(self, build):
-        counts, numbers, statements, discrepancies = build.claims_table().split("\n\n")
+        counts, numbers, statements, discrepancies = build.claims_table(build.ledger.Judge()).split(
+            "\n\n"
+        )
         assert counts.startswith("| kind | claims | verdicts |")
         assert numbers.startswith(
             "| claim | paper | paper's recipe | ours | over seeds | verdict |"
