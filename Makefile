@@ -35,7 +35,7 @@ bench: $(STAMP)  ## time the ways to the meta-gradient, beside a published one
 	$(BIN)/python benchmarks/bench.py
 
 clean:  ## remove .venv, the pages and whatever else was built
-	rm -rf .venv _build build dist book/notebooks book/assets/vendor *.egg-info
+	rm -rf .venv _build build dist book/notebooks book/evidence book/assets/vendor *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

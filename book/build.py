@@ -23,14 +23,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
+import front
 import nbformat
 import yaml
 from nbformat import NotebookNode
+from PIL import Image
 
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import ALIASES
 from ddcore.experiments.records import Record
-from ddcore.paper import ledger, notebooks
+from ddcore.paper import evidence, figures, ledger, notebooks, pages
 from ddcore.support.errors import InputError, MachineError
 from ddcore.support.files import cache_folder, data_root
 
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 BUILD = ROOT / "_build"
 STAGED = BOOK / "notebooks"
+EVIDENCE = BOOK / "evidence"
 VENDOR = BOOK / "assets" / "vendor"
 
 # What the notebooks' outputs follow from, and what the pages do, as patterns below ROOT.
@@ -110,6 +113,7 @@ def main() -> int:
     shutil.rmtree(html, ignore_errors=True)
     if run_jupyter_book() != 0:
         return 1
+    write_files(html / evidence.FILES)
     complaints = check(html)
     if complaints:
         print("\n".join(complaints), file=sys.stderr)
@@ -214,18 +218,39 @@ def execute_one(folder: Path, name: str, key: str) -> None:
 
 
 def stage(names: list[str]) -> None:
-    """Lay the executed notebooks, the claims and the runs where Sphinx reads them."""
-    STAGED.mkdir(exist_ok=True)
+    """Lay the executed notebooks and the generated pages where Sphinx reads them."""
     executed = {name: (BUILD / "executed" / f"{name}.ipynb").read_text("utf-8") for name in names}
     judge = ledger.Judge()
     texts = {f"{name}.ipynb": with_numbers(text, judge) for name, text in executed.items()}
-    texts["claims.txt"] = claims_table(judge)
+    texts |= front.blocks()
+    texts["headlines.txt"] = pages.headlines(judge)
+    texts["claims.txt"] = pages.claims(judge)
+    texts["built.txt"] = built_on() + "\n"
+    texts["images.txt"] = pages.images()
     texts["runs.txt"] = run_table({n: nbformat.reads(t, 4) for n, t in executed.items()})
-    for path in STAGED.iterdir():
+    lay(STAGED, texts)
+    lay(EVIDENCE, {f"{name}.md": text for name, text in evidence.pages(judge).items()})
+    lay(VENDOR / "front", front.scripts())
+
+
+def lay(folder: Path, texts: dict[str, str]) -> None:
+    """Write the files of a folder that has no others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
         if path.name not in texts:
             path.unlink()
     for name, text in texts.items():
-        (STAGED / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def write_files(folder: Path) -> None:
+    """What the pages of evidence offer of each record: its files, and its images as a sheet."""
+    for first in records.everywhere():
+        for record in (first, *records.replicates(first.experiment)):
+            place = folder / record.experiment / record.key
+            shutil.copytree(record.folder, place)
+            if record.has_images:
+                Image.fromarray(figures.sheet(record.distilled)).save(place / "images.png")
 
 
 def with_numbers(text: str, judge: ledger.Judge) -> str:
@@ -241,28 +266,6 @@ def with_numbers(text: str, judge: ledger.Judge) -> str:
         if "alt" in image:
             image["alt"] = re.sub(r"\{([^}]+)\}", number, image["alt"])
     return nbformat.writes(notebook)
-
-
-def claims_table(judge: ledger.Judge) -> str:
-    """How many claims have each verdict, the numbers, the statements and settings, and where the
-    paper and its code disagree, as Markdown tables."""
-    claims = ledger.table(judge)
-    counts = ledger.counts(claims).reset_index()
-    names = claims["id"].str.replace(".", ".<wbr>")  # where a narrow column may break it
-    claims["claim"] = names + "<br>" + claims["place"]
-    in_words = claims["kind"].isin(["statement", "setup"])
-    numbers, statements = claims[~in_words].copy(), claims[in_words]
-    both = numbers["beside"].str.cat(numbers["note"], sep=". ")
-    numbers["beside"] = both.str.removeprefix(". ").str.removesuffix(". ")
-    statements = statements.rename(columns={"paper": "statement", "note": "read as"})
-    columns = ["claim", "paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
-    tables = [
-        counts,
-        numbers[columns],
-        statements[["claim", "statement", "verdict", "read as", "beside"]],
-        ledger.discrepancies(),
-    ]
-    return "\n\n".join(ledger.markdown(table) for table in tables) + "\n"
 
 
 def run_table(executed: dict[str, NotebookNode]) -> str:
@@ -466,7 +469,7 @@ class Page(HTMLParser):
             self.complaints.append(f"a picture has no alternative text: {source[:80]}")
 
 
-def pages() -> list[str]:
+def built_pages() -> list[str]:
     """The pages that the table of contents names, below the folder of the pages."""
     contents = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
     names = [contents["root"]]
@@ -481,7 +484,7 @@ def pages() -> list[str]:
 
 def check(folder: Path) -> list[str]:
     """One line for each thing wrong with the pages in a folder, and for each that is missing."""
-    missing = [page for page in pages() if not (folder / page).exists()]
+    missing = [page for page in built_pages() if not (folder / page).exists()]
     complaints = [f"{page}: it is in the table of contents and was not built" for page in missing]
     for path in sorted(folder.rglob("*.html")):
         name = path.relative_to(folder)

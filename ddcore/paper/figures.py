@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,6 +35,20 @@ def picture(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
     if len(pixels) == 1:
         return pixels[0]
     return pixels.permute(1, 2, 0)
+
+
+def sheet(distilled: DistilledData) -> np.ndarray:
+    """All images side by side, twice as large, with a border of two pixels: bytes [Y, X] or
+    [Y, X, 3]. A row holds a step's images of one kind, one for each class."""
+    classes = len(distilled.meta["classes"])
+    images = distilled.images.unflatten(1, (classes, -1)).transpose(1, 2)  # [S, per class, K, ...]
+    rows = []
+    for row in images.flatten(0, 1):
+        shown = torch.stack([picture(image, distilled.meta) for image in row])  # [K, H, W(, 3)]
+        large = shown.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        framed = [np.pad(tile, [(0, 2), (0, 2)] + [(0, 0)] * (tile.ndim - 2)) for tile in large]
+        rows.append(np.concatenate(framed, axis=1))
+    return (255 * np.concatenate(rows)).round().astype(np.uint8)
 
 
 def distilled_images(distilled: DistilledData, steps: Sequence[int] | None = None) -> Figure:

@@ -61,6 +61,20 @@ SPREADS = {
     Verdict.BELOW: "smaller than the paper's",
     Verdict.NOT_REPRODUCED: "larger than the paper's",
 }
+SYMBOLS = {
+    Verdict.EXCEEDED: "▲",
+    Verdict.EQUAL: "=",
+    Verdict.BELOW: "▽",
+    Verdict.NOT_REPRODUCED: "✗",
+    Verdict.NOT_RUN: "–",
+    Verdict.UNREADABLE: "?",
+    Verdict.HOLDS: "✓",
+    Verdict.HOLDS_WHERE_RUN: "(✓)",
+    Verdict.SHORT: "▽",
+    Verdict.CONTRADICTED_IN_PART: "(✗)",
+    Verdict.CONTRADICTED: "✗",
+    Verdict.NOT_MEASURED: "–",
+}
 ROUNDING = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING, "close": ROUND_HALF_EVEN}
 
 
@@ -90,6 +104,10 @@ class Judge:
         self._replicates = cache(replicates or records.replicates)
 
     # ---- What the records say
+
+    def found(self, experiment: str) -> Record | None:
+        """The experiment's record, where there is one."""
+        return self._find(experiment)
 
     def record(self, experiment: str) -> Record:
         """The experiment's record; Unrecorded where there is none."""
@@ -198,7 +216,7 @@ class Judge:
 
     def row(self, claim: Claim) -> dict[str, str]:
         """One line of the table."""
-        answer = self._answer(claim)
+        answer = self.answer(claim)
         return {
             "id": claim.id,
             "place": claim.place,
@@ -214,7 +232,7 @@ class Judge:
 
     def line(self, name: str) -> str:
         """A claim's verdict, the same on every machine with the same records."""
-        answer = self._answer(self.claims[name])
+        answer = self.answer(self.claims[name])
         numbers = ""
         if not isinstance(answer, Statement | Setup):
             numbers = f" (paper {self.printed(answer)}, ours {self._ours(answer)})"
@@ -255,7 +273,7 @@ class Judge:
         mean, low, high = (records.rounded(number, ROUNDING[claim.rule]) for number in numbers)
         return f"{mean} ({low} to {high}, {len(means)} seeds)"
 
-    def _answer(self, claim: Claim) -> Claim:
+    def answer(self, claim: Claim) -> Claim:
         """The claim whose verdict this one takes, mostly itself."""
         return self.claims[claim.same_as] if isinstance(claim, Repeat) else claim
 

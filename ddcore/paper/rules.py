@@ -34,7 +34,7 @@ from math import hypot, sqrt
 from statistics import stdev
 from typing import NamedTuple
 
-from ddcore.paper.claims import Comparison, Number, Result, Std, Verdict
+from ddcore.paper.claims import Comparison, Curve, Number, Result, Std, Verdict
 
 PAPER_RUNS = 200  # networks behind each mean of the paper
 DECIMALS = 9  # of a difference in percent: far finer than one image in 200 networks
@@ -120,7 +120,7 @@ def by_rule(claim: Number, ours: float, paper: float, error: float) -> Verdict:
 
 def at_least(claim: Number, difference: float, error: float) -> Verdict:
     """Higher is better; `error` is the difference's standard error."""
-    tolerance = claim.tolerance or min(claim.std or RESULT_TOLERANCE, RESULT_TOLERANCE_LIMIT)
+    tolerance = result_tolerance(claim)
     if isinstance(claim, Result) and difference > max(RESULT_MARGIN, 2 * error):
         return Verdict.EXCEEDED
     if difference >= -min(error, tolerance):
@@ -132,8 +132,32 @@ def at_least(claim: Number, difference: float, error: float) -> Verdict:
 
 def close(claim: Number, difference: float) -> Verdict:
     """Neither higher nor lower is better."""
-    tolerance = claim.tolerance or claim.std or CLOSE_TOLERANCE
-    return Verdict.EQUAL if abs(difference) <= tolerance else Verdict.NOT_REPRODUCED
+    return Verdict.EQUAL if abs(difference) <= close_tolerance(claim) else Verdict.NOT_REPRODUCED
+
+
+def result_tolerance(claim: Number) -> float:
+    """Points by which a result may be worse and is still "below"."""
+    return claim.tolerance or min(claim.std or RESULT_TOLERANCE, RESULT_TOLERANCE_LIMIT)
+
+
+def close_tolerance(claim: Number) -> float:
+    """Points, or a rate's own unit, to either side."""
+    return claim.tolerance or claim.std or CLOSE_TOLERANCE
+
+
+def in_words(claim: Number | Curve) -> str:
+    """The rule for one claim, as a reader of its evidence sees it."""
+    if isinstance(claim, Curve):
+        return "the rule of the number that the text prints for this point, where there is one"
+    if claim.value is None and not claim.intervals:
+        return "none: the number cannot be read in the paper's text"
+    if claim.rule == "close":
+        return f"equal within {close_tolerance(claim):g} of the paper's number"
+    better = "higher" if claim.rule == "at least" else "lower"
+    exceeded = ""
+    if isinstance(claim, Result):
+        exceeded = f"exceeded if {better} by {RESULT_MARGIN:g} and by two standard errors; "
+    return f"{exceeded}below if worse by up to {result_tolerance(claim):g}"
 
 
 def spread(difference: float, paper: float) -> Verdict:

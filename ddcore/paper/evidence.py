@@ -1,0 +1,259 @@
+"""The pages that hold the evidence: for every record what it answers, each network as a dot, the
+rule in words, how to make it again, and its files.
+
+Each experiment is a section of one page; `address` says where. The pages are Markdown for the book.
+"""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import ceil, floor
+from typing import NamedTuple
+
+from ddcore.experiments import records
+from ddcore.experiments.catalogue import EXPERIMENTS, resolve
+from ddcore.experiments.config import Config
+from ddcore.experiments.records import Metric, Record
+from ddcore.paper import rules
+from ddcore.paper.claims import TEST_ACCURACY, Claim, Curve, Number, Std
+from ddcore.paper.ledger import SYMBOLS, Judge
+
+FILES = "files"  # the folder of the records' files in the book
+
+
+class Page(NamedTuple):
+    """A page of evidence: its name in the book, its title, the chapter that shows its records, and
+    what its experiments' names start with."""
+
+    name: str
+    title: str
+    chapter: str
+    prefixes: tuple[str, ...]
+
+
+PAGES = (
+    Page(
+        "fixed",
+        "Section 3.1, Fig. 2",
+        "03-1-fixed-initialization",
+        ("fig2", "soft-fig2", "others-fig2"),
+    ),
+    Page(
+        "random",
+        "Section 3.2, Fig. 3",
+        "03-2-random-initialization",
+        ("fig3", "law", "fashion", "full-fashion"),
+    ),
+    Page("steps", "Section 3.4, Fig. 4", "03-4-steps-and-epochs", ("fig4", "epochs")),
+    Page(
+        "adaptation",
+        "Section 4.2, Table 2",
+        "04-2-adaptation",
+        ("table2", "baseline-full-usps", "baseline-random-real-table2"),
+    ),
+    Page(
+        "poisoning",
+        "Section 4.2, Table 3 and Fig. 6",
+        "04-2-poisoning",
+        ("table3", "baseline-random-real-table3", "baseline-given-rate"),
+    ),
+    Page("distillation", "Section 4.1, Table 1", "04-1-distillation", ("",)),  # whatever is left
+)
+
+
+def page_of(experiment: str) -> Page:
+    """The page that holds an experiment."""
+    return next(page for page in PAGES if experiment.startswith(page.prefixes))
+
+
+def address(experiment: str) -> str:
+    """Where an experiment's evidence is, seen from the book's root."""
+    name = resolve(experiment)
+    return f"evidence/{page_of(name).name}.html#{name}"
+
+
+def link(text: str, experiment: str, root: str = "") -> str:
+    """A text that leads to an experiment's evidence; `root`: the way to the book's root."""
+    return f'<a href="{root}{address(experiment)}">{escape(text)}</a>'
+
+
+# ---- A page
+
+
+def pages(judge: Judge) -> dict[str, str]:
+    """All pages by name, as Markdown."""
+    parts = {page.name: [HEAD.format(**page._asdict())] for page in PAGES}
+    for experiment in EXPERIMENTS:
+        record = judge.found(experiment)
+        if record is not None:
+            parts[page_of(experiment).name].append(section(judge, record))
+    return {name: "\n".join(sections) for name, sections in parts.items()}
+
+
+HEAD = """\
+# Evidence: {title}
+
+What the numbers of {{doc}}`its chapter <../notebooks/{chapter}>` come from, experiment by
+experiment. A dot is a test network; an orange diamond is what the paper prints, its line the
+paper's standard deviation.
+"""
+
+
+def section(judge: Judge, record: Record) -> str:
+    """What there is to know about an experiment: its claims with the rules in words, each network
+    as a dot, how to make the record again, the files, and its other runs."""
+    name = record.experiment
+    claims = [claim for claim in judge.claims.values() if is_answered_by(claim, name)]
+    others = records.replicates(name)
+    return "\n\n".join(
+        [
+            f"## {name}",
+            *(dots(judge, record, metric) for metric in metrics(record, claims)),
+            claims_table(judge, claims),
+            record_table(record),
+            *([runs_table(others)] if others else []),
+        ]
+    )
+
+
+def is_answered_by(claim: Claim, experiment: str) -> bool:
+    """Whether a claim on a number takes it from an experiment's record; a standard deviation stands
+    with its mean."""
+    if not isinstance(claim, Number | Curve) or isinstance(claim, Std):
+        return False
+    return resolve(claim.experiment) == experiment
+
+
+def claims_table(judge: Judge, claims: Sequence[Claim]) -> str:
+    """Empty where the paper has no number for this experiment."""
+    if not claims:
+        return "The paper prints no number for this experiment."
+    rows = ["| in the paper | its number | ours | verdict | the rule |", "|---|---|---|---|---|"]
+    for claim in claims:
+        row = judge.row(claim)
+        verdict = f"{SYMBOLS[judge.verdict(claim)]} {row['verdict']}"
+        rule = rules.in_words(claim)
+        rows.append(
+            f"| {claim.place}: {claim.id} | {row['paper']} | {row['ours']} | {verdict} | {rule} |"
+        )
+    return "\n".join(rows)
+
+
+def record_table(record: Record) -> str:
+    """The commands, the machine and the files."""
+    made = record.environment
+    state = " and changes" if made["dirty"] else ""
+    rows = {
+        "made by": f"`ddcore run {record.experiment}`",
+        "checked by": f"`ddcore verify {record.experiment} --nets 20`",
+        "seed": record.config["seed"],
+        "settings": f"`{settings(record)}`",
+        "where": f"{made['device']}, {made['threads']} threads, torch {made['torch']}",
+        "how long": f"{made['seconds']:,.0f} s, on {made['started'][:10]}",
+        "commit": f"{str(made['commit'])[:10]}{state}",
+        "data": f"{record.data['name']}, sha256 {record.data['sha256'][:16]}",
+        "files": files(record),
+    }
+    lines = [f"| {said} | {value} |" for said, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def settings(record: Record) -> str:
+    """What differs from the defaults, as the key has it."""
+    defaults = Config(**{name: record.config[name] for name in ("dataset", "network")}).model_dump()
+    changed = {n: v for n, v in record.config.items() if n in defaults and v != defaults[n]}
+    return ", ".join(f"{name}={value}" for name, value in changed.items() if name != "seed")
+
+
+def runs_table(others: Iterable[Record]) -> str:
+    """The same experiment from other seeds and with the paper's own settings."""
+    rows = ["| other runs | test accuracy | seconds | commit | files |", "|---|--:|--:|---|---|"]
+    for record in others:
+        made = record.environment
+        changes = record.name.removeprefix(f"{record.experiment}, ")
+        cells = (
+            changes,
+            record.accuracy,
+            f"{made['seconds']:,.0f}",
+            str(made["commit"])[:10],
+            files(record),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def files(record: Record) -> str:
+    """Links to a record's files, seen from a page of evidence."""
+    names = ["record.json"]
+    if record.has_images:
+        names += ["distilled.safetensors", "images.png"]
+    folder = f"../{FILES}/{record.experiment}/{record.key}"
+    return ", ".join(f'<a href="{folder}/{name}">{name}</a>' for name in names)
+
+
+# ---- Each network as a dot
+
+WIDTH = 640
+HEIGHT = 74
+MARGIN = 12
+BAND = (14, 40)  # from and to where dots lie, from the top
+
+
+def metrics(record: Record, claims: Sequence[Claim]) -> list[str]:
+    """The metrics drawn: those that the paper prints, and the test accuracy."""
+    named = [claim.reference.name for claim in claims if isinstance(claim, Number | Curve)]
+    found = dict.fromkeys([*named, TEST_ACCURACY])
+    return [n for n in found if n in record.metrics and has_dots(record.metrics[n])]
+
+
+def has_dots(metric: Metric) -> bool:
+    """Whether it has several networks, and one number for each."""
+    return metric["n"] > 1 and isinstance(metric["mean"], float | int)
+
+
+def dots(judge: Judge, record: Record, metric: str) -> str:
+    """A metric of each network in percent, with the paper's number where it prints one."""
+    values = [100 * value for value in record.metrics[metric]["values"]]
+    mean = sum(values) / len(values)
+    paper = printed(judge, record.experiment, metric)
+    low, high = span([*values, *(paper or ())])
+
+    def x(percent: float) -> str:
+        return f"{MARGIN + (percent - low) / (high - low) * (WIDTH - 2 * MARGIN):.1f}"
+
+    top, bottom = BAND
+    spread = [top + (i * 7 % 13) / 12 * (bottom - top) for i in range(len(values))]
+    places = "".join(f"M{x(v)} {y:.0f}h0" for v, y in zip(values, spread, strict=True))
+    said = f"{metric.replace('_', ' ')} of {len(values)} networks: "
+    said += f"{min(values):.2f} to {max(values):.2f} %, mean {mean:.2f} %"
+    marks = f'<path class="dd-mean" d="M{x(mean)} {top - 6}V{bottom + 6}"/>'
+    if paper:
+        said += f"; the paper {paper[1]:g} %"
+        marks += f'<path class="dd-paper" d="M{x(paper[0])} {bottom + 10}H{x(paper[2])}"/>'
+        marks += f'<path class="dd-diamond" d="M{x(paper[1])} {bottom + 5}l5 5-5 5-5-5z"/>'
+    for at, anchor in ((low, "start"), (high, "end")):
+        marks += f'<text x="{x(at)}" y="{HEIGHT - 4}" text-anchor="{anchor}">{at:g} %</text>'
+    return (
+        f'<figure class="dd-dots"><svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">'
+        f'<path class="dd-dot" d="{places}"/>{marks}</svg><figcaption>{said}</figcaption></figure>'
+    )
+
+
+def printed(judge: Judge, experiment: str, metric: str) -> tuple[float, float, float] | None:
+    """The paper's number less and more its standard deviation, in percent; None without one."""
+    for claim in judge.claims.values():
+        if is_answered_by(claim, experiment) and isinstance(claim, Number):
+            if (
+                claim.reference.name == metric
+                and not claim.reference.index
+                and claim.value is not None
+            ):
+                std = claim.std or 0.0
+                return claim.value - std, claim.value, claim.value + std
+    return None
+
+
+def span(percents: Sequence[float]) -> tuple[float, float]:
+    """Multiples of five, at least five apart, that hold all."""
+    low = 5 * floor(min(percents) / 5)
+    high = 5 * ceil(max(percents) / 5)
+    return low, max(high, low + 5)

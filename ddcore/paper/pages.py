@@ -1,0 +1,180 @@
+"""What generated pages of the book say, as Markdown: the headlines of the front page, the claims,
+the sets of images to download."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from ddcore.experiments import records
+from ddcore.experiments.records import Record
+from ddcore.paper import evidence, ledger
+from ddcore.paper.claims import (
+    Claim,
+    Curve,
+    Number,
+    Repeat,
+    Result,
+    Setup,
+    Statement,
+    Std,
+    Verdict,
+)
+from ddcore.paper.ledger import SYMBOLS, Judge
+
+GOOD = (Verdict.EXCEEDED, Verdict.EQUAL)
+
+
+def verdict(judge: Judge, claim: Claim) -> str:
+    """As symbol and word."""
+    found = judge.verdict(claim)
+    return f"{SYMBOLS[found]} {found.value}"
+
+
+# ---- The front page
+
+
+def headlines(judge: Judge) -> str:
+    """The README's table with links, and the counts of all results in one sentence."""
+    results = [claim for claim in judge.claims.values() if isinstance(claim, Result)]
+    rows = [["result", "verdict", "paper", "paper's recipe", "ours", "beside"]]
+    for claim in results:
+        if claim.headline:
+            row = judge.row(claim)
+            page = evidence.page_of(claim.experiment)
+            chapter = f'<a href="notebooks/{page.chapter}.html">{claim.headline}</a>'
+            ours = evidence.link(row["ours"], claim.experiment) if row["ours"] else ""
+            by_paper = row["paper's recipe"] or Verdict.NOT_RUN.value
+            if row["over seeds"]:
+                ours += f"<br>over seeds {row['over seeds']}"
+            numbers = [row["paper"], by_paper, ours]
+            rows.append([chapter, verdict(judge, claim), *numbers, row["beside"]])
+    number = Counter(judge.verdict(claim) for claim in results)
+    told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
+    counted = (
+        f"Of the {len(results)} results that the paper prints, ours are: {told}. *Unreadable* "
+        "means that a number cannot be told apart from its neighbours in the paper's text. SVHN "
+        "was not run."
+    )
+    return f"{table(rows)}\n\n{counted}\n"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is its head."""
+    head, *body = rows
+    return ledger.markdown(pd.DataFrame(body, columns=list(head)))
+
+
+# ---- The claims
+
+
+class Part(NamedTuple):
+    """A part of the paper: its title, and what the ids of its claims start with."""
+
+    title: str
+    prefixes: tuple[str, ...]
+
+
+PARTS = (
+    Part("Introduction and Fig. 1", ("intro.", "fig1")),
+    Part("Figs 2 and 3", ("fig2", "fig3", "full.")),
+    Part("Table 1 and Fig. 4", ("table1", "fig4", "s41")),
+    Part("Table 2", ("table2",)),
+    Part("Table 3", ("table3",)),
+    Part("Fig. 6", ("fig6",)),
+)
+
+
+def claims(judge: Judge) -> str:
+    """The statements, the numbers of each part of the paper, the settings, the discrepancies."""
+    shown = [claim for claim in judge.claims.values() if not isinstance(claim, Std)]
+    statements = [claim for claim in shown if isinstance(claim, Statement)]
+    settings = [claim for claim in shown if isinstance(claim, Setup)]
+    numbers = [claim for claim in shown if isinstance(claim, Number | Curve | Repeat)]
+    sections = [folded("Statements", judge, statements, statement_rows(judge, statements), "open")]
+    for part in PARTS:
+        chosen = [claim for claim in numbers if claim.id.startswith(part.prefixes)]
+        sections.append(folded(part.title, judge, chosen, number_rows(judge, chosen)))
+    sections.append(folded("Settings", judge, settings, statement_rows(judge, settings)))
+    sections.append(
+        "### Where the paper's parts, its page and its code disagree\n\n"
+        + ledger.markdown(ledger.discrepancies())
+    )
+    return "\n\n".join(sections)
+
+
+def folded(
+    title: str, judge: Judge, chosen: Sequence[Claim], rows: list[list[str]], state: str = ""
+) -> str:
+    """A heading, how many have which verdict, and the rows, which a reader unfolds."""
+    number = Counter(judge.verdict(claim) for claim in chosen)
+    told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
+    head = f'### {title}\n\n<details class="dd-claims" {state}><summary>{told}</summary>'
+    return f"{head}\n\n{table(rows)}\n\n</details>"
+
+
+def number_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
+    """A row for each number that can be read, then one for all others."""
+    rows = [["claim", "verdict", "paper", "paper's recipe", "ours", "beside"]]
+    unreadable = []
+    for claim in chosen:
+        if judge.verdict(claim) is Verdict.UNREADABLE:
+            unreadable.append(claim)
+            continue
+        row = judge.row(claim)
+        name = breakable(claim)
+        answer = judge.answer(claim)
+        if isinstance(answer, Number | Curve) and judge.found(answer.experiment):
+            name = f'<a href="{evidence.address(answer.experiment)}">{name}</a>'
+        notes = [row["over seeds"] and f"over seeds {row['over seeds']}", spread(judge, claim)]
+        notes += [row["beside"], row["note"]]
+        beside = ". ".join(note for note in notes if note)
+        paper = [row["paper"], row["paper's recipe"], row["ours"]]
+        rows.append([f"{name}<br>{claim.place}", verdict(judge, claim), *paper, beside])
+    if unreadable:
+        names = ", ".join(breakable(claim) for claim in unreadable)
+        rows.append([names, "? unreadable", "", "", "", f"{len(unreadable)} numbers"])
+    return rows
+
+
+def spread(judge: Judge, claim: Claim) -> str:
+    """What became of the printed standard deviation, where it is not about the same."""
+    std = judge.claims.get(f"{claim.id}.std")
+    said = ledger.SPREADS.get(judge.verdict(std)) if std else None
+    return f"the spread is {said}" if said else ""
+
+
+def statement_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
+    rows = [["claim", "verdict", "the paper says", "read as", "beside"]]
+    for claim in chosen:
+        row = judge.row(claim)
+        name = f"{breakable(claim)}<br>{claim.place}"
+        rows.append([name, verdict(judge, claim), row["paper"], row["note"], row["beside"]])
+    return rows
+
+
+def breakable(claim: Claim) -> str:
+    """Its id, which a narrow column may break at the dots."""
+    return claim.id.replace(".", ".<wbr>")
+
+
+# ---- The images
+
+
+def images() -> str:
+    """A table of the sets of distilled images, with their files."""
+    rows = [["set", "made from", "images", "test accuracy in %", "files"]]
+    for record in records.everywhere():
+        if record.has_images and not record.experiment.startswith("baseline"):
+            rows.append(images_row(record))
+    return table(rows)
+
+
+def images_row(record: Record) -> list[str]:
+    config = record.config
+    each = config["per_class"] * len(record.distilled.meta["classes"])
+    size = f"{config['steps']} steps of {each}" if config["steps"] > 1 else f"{each}"
+    links = evidence.files(record).replace("../", "")
+    name = evidence.link(record.experiment, record.experiment)
+    return [name, record.data["name"], size, record.accuracy, links]
