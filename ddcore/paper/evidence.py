@@ -1,13 +1,12 @@
 """The pages that hold the evidence: for every record what it answers, each network as a dot, the
 rule in words, how to make it again, and its files.
 
-Each experiment is a section of one page; `address` says where. The pages are Markdown for the book.
+Each experiment is a section of one page (places.py says which). The pages are Markdown for the
+book.
 """
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from math import ceil, floor
-from typing import NamedTuple
 
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import EXPERIMENTS, resolve
@@ -16,64 +15,9 @@ from ddcore.experiments.records import Metric, Record
 from ddcore.paper import rules
 from ddcore.paper.claims import TEST_ACCURACY, Claim, Curve, Number, Std
 from ddcore.paper.ledger import SYMBOLS, Judge
+from ddcore.paper.places import PAGES, page_of
 
 FILES = "files"  # the folder of the records' files in the book
-
-
-class Page(NamedTuple):
-    """A page of evidence: its name in the book, its title, the chapter that shows its records, and
-    what its experiments' names start with."""
-
-    name: str
-    title: str
-    chapter: str
-    prefixes: tuple[str, ...]
-
-
-PAGES = (
-    Page(
-        "fixed",
-        "Section 3.1, Fig. 2",
-        "03-1-fixed-initialization",
-        ("fig2", "soft-fig2", "others-fig2"),
-    ),
-    Page(
-        "random",
-        "Section 3.2, Fig. 3",
-        "03-2-random-initialization",
-        ("fig3", "law", "fashion", "full-fashion"),
-    ),
-    Page("steps", "Section 3.4, Fig. 4", "03-4-steps-and-epochs", ("fig4", "epochs")),
-    Page(
-        "adaptation",
-        "Section 4.2, Table 2",
-        "04-2-adaptation",
-        ("table2", "baseline-full-usps", "baseline-random-real-table2"),
-    ),
-    Page(
-        "poisoning",
-        "Section 4.2, Table 3 and Fig. 6",
-        "04-2-poisoning",
-        ("table3", "baseline-random-real-table3", "baseline-given-rate"),
-    ),
-    Page("distillation", "Section 4.1, Table 1", "04-1-distillation", ("",)),  # whatever is left
-)
-
-
-def page_of(experiment: str) -> Page:
-    """The page that holds an experiment."""
-    return next(page for page in PAGES if experiment.startswith(page.prefixes))
-
-
-def address(experiment: str) -> str:
-    """Where an experiment's evidence is, seen from the book's root."""
-    name = resolve(experiment)
-    return f"evidence/{page_of(name).name}.html#{name}"
-
-
-def link(text: str, experiment: str, root: str = "") -> str:
-    """A text that leads to an experiment's evidence; `root`: the way to the book's root."""
-    return f'<a href="{root}{address(experiment)}">{escape(text)}</a>'
 
 
 # ---- A page

@@ -33,6 +33,7 @@ from ddcore.paper.claims import (
     expand,
     load,
 )
+from ddcore.paper.places import Linked
 from ddcore.paper.rules import Measurement
 
 __all__ = [
@@ -230,6 +231,10 @@ class Judge:
             "note": claim.note,
         }
 
+    def experiment(self, name: str) -> str:
+        """The experiment that answers a claim on a number."""
+        return cast(Number | Curve, self.answer(self.claims[name])).experiment
+
     def line(self, name: str) -> str:
         """A claim's verdict, the same on every machine with the same records."""
         answer = self.answer(self.claims[name])
@@ -418,12 +423,14 @@ def table(judge: Judge) -> pd.DataFrame:
     return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
 
 
-def numbers(judge: Judge, names: list[str]) -> pd.DataFrame:
-    """Some claims on numbers as a chapter shows them, without columns that are empty for all."""
+def numbers(judge: Judge, names: list[str]) -> Linked:
+    """Some claims on numbers as a chapter shows them, without columns that are empty for all. Ours
+    lead to their evidence."""
     rows = [judge.row(judge.claims[name]) for name in names]
     columns = ["paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
     filled = [column for column in columns if any(row[column] for row in rows)]
-    return pd.DataFrame(rows, columns=["id", *filled]).set_index("id")
+    frame = pd.DataFrame(rows, columns=["id", *filled]).set_index("id")
+    return Linked(frame, {(name, "ours"): judge.experiment(name) for name in names})
 
 
 def statements(judge: Judge, names: list[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ddcore.experiments import records
 from ddcore.experiments.records import Record
-from ddcore.paper import evidence, ledger
+from ddcore.paper import evidence, ledger, places
 from ddcore.paper.claims import (
     Claim,
     Curve,
@@ -42,9 +42,9 @@ def headlines(judge: Judge) -> str:
     for claim in results:
         if claim.headline:
             row = judge.row(claim)
-            page = evidence.page_of(claim.experiment)
+            page = places.page_of(claim.experiment)
             chapter = f'<a href="notebooks/{page.chapter}.html">{claim.headline}</a>'
-            ours = evidence.link(row["ours"], claim.experiment) if row["ours"] else ""
+            ours = places.link(row["ours"], claim.experiment) if row["ours"] else ""
             by_paper = row["paper's recipe"] or Verdict.NOT_RUN.value
             if row["over seeds"]:
                 ours += f"<br>over seeds {row['over seeds']}"
@@ -126,7 +126,7 @@ def number_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
         name = breakable(claim)
         answer = judge.answer(claim)
         if isinstance(answer, Number | Curve) and judge.found(answer.experiment):
-            name = f'<a href="{evidence.address(answer.experiment)}">{name}</a>'
+            name = f'<a href="{places.address(answer.experiment)}">{name}</a>'
         notes = [row["over seeds"] and f"over seeds {row['over seeds']}", spread(judge, claim)]
         notes += [row["beside"], row["note"]]
         beside = ". ".join(note for note in notes if note)
@@ -176,5 +176,5 @@ def images_row(record: Record) -> list[str]:
     each = config["per_class"] * len(record.distilled.meta["classes"])
     size = f"{config['steps']} steps of {each}" if config["steps"] > 1 else f"{each}"
     links = evidence.files(record).replace("../", "")
-    name = evidence.link(record.experiment, record.experiment)
+    name = places.link(record.experiment, record.experiment)
     return [name, record.data["name"], size, record.accuracy, links]

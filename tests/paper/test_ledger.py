@@ -474,7 +474,9 @@ class TestTables:
         assert verdicts.line(name) == f"{name}: {line}"
 
     def test_numbers_as_a_chapter_shows_them(self, verdicts):
-        rows = ledger.numbers(verdicts, ["fig2a.before", "fig2a.accuracy"])
+        shown = ledger.numbers(verdicts, ["fig2a.before", "fig2a.accuracy"])
+        rows = shown.frame
+        assert 'href="../evidence/fixed.html#fig2a">' in shown._repr_html_()
         assert list(rows.columns) == ["paper", "ours", "verdict", "beside"]
         assert list(rows.loc["fig2a.before", ["paper", "ours", "verdict"]]) == [
             *("12.9", "11.30", "equal")
