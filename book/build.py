@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import front
 import nbformat
@@ -103,7 +103,8 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each notebook: several run at once
     names = execute_all()
     stage(names)
-    key = sha256(contents(*BOOK_SOURCES))
+    addresses = ((name, os.environ.get(name, "").encode()) for name in ("REPOSITORY", "SITE"))
+    key = sha256([*addresses, *contents(*BOOK_SOURCES)])
     stamp = BUILD / "book.key"
     html = BUILD / "html"
     if is_current(stamp, key) and (html / "index.html").exists():
@@ -125,10 +126,25 @@ def main() -> int:
 def run_jupyter_book() -> int:
     """Its exit status."""
     program = str(Path(sys.executable).with_name("jupyter-book"))
+    settings = BUILD / "config.yml"
+    settings.write_text(yaml.safe_dump(configuration()), "utf-8")
     # Without --all Sphinx would leave out the warnings of pages read before, and changed scripts
     # and styles.
-    command = [program, "build", "-q", "-W", "-n", "--keep-going", "--all", "book/"]
+    command = [program, "build", "-q", "-W", "-n", "--keep-going", "--all"]
+    command += ["--config", str(settings), "book/"]
     return subprocess.run(command, cwd=ROOT).returncode
+
+
+def configuration() -> dict[str, Any]:
+    """_config.yml, with buttons to the repository where REPOSITORY gives its address. SITE is the
+    book's own, which previews of its pages need for their picture."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    if address := os.environ.get("REPOSITORY"):
+        settings["repository"] = {"url": address, "branch": "main"}
+        settings["launch_buttons"] = {"binderhub_url": "https://mybinder.org"}
+        settings["html"] |= {"use_repository_button": True, "use_issues_button": True}
+    settings["sphinx"]["config"]["ogp_site_url"] = os.environ.get("SITE", "")
+    return settings
 
 
 # ---- What outputs follow from
@@ -474,11 +490,7 @@ def built_pages() -> list[str]:
     contents = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
     names = [contents["root"]]
     for chapter in (chapter for part in contents["parts"] for chapter in part["chapters"]):
-        if "file" in chapter:
-            names.append(chapter["file"])
-        else:
-            found = notebooks.FOLDER.glob(Path(chapter["glob"]).name + ".ipynb")
-            names += sorted(f"notebooks/{path.stem}" for path in found)
+        names += [page["file"] for page in (chapter, *chapter.get("sections", []))]
     return [f"{name}.html" for name in names]
 
 

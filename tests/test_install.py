@@ -164,7 +164,12 @@ def test_the_science_is_short_enough_to_be_read_beside_the_paper():
     assert sum(len(path.read_text("utf-8").splitlines()) for path in SCIENCE) <= 2_000
 
 
-OWN = {"ddcore", "tests", *(path.stem for path in modules("tests/*.py", "benchmarks/*.py"))}
+OWN = {
+    "front",
+    "ddcore",
+    "tests",
+    *(path.stem for path in modules("tests/*.py", "benchmarks/*.py", "book/*.py")),
+}
 DECLARED = [
     (["ddcore/*.py", "ddcore/support/**/*.py", "ddcore/experiments/**/*.py"], []),
     (["ddcore/paper/**/*.py"], ["notebooks"]),

@@ -23,8 +23,6 @@ from ddcore.paper.claims import (
 )
 from ddcore.paper.ledger import SYMBOLS, Judge
 
-GOOD = (Verdict.EXCEEDED, Verdict.EQUAL)
-
 
 def verdict(judge: Judge, claim: Claim) -> str:
     """As symbol and word."""
@@ -37,9 +35,8 @@ def verdict(judge: Judge, claim: Claim) -> str:
 
 def headlines(judge: Judge) -> str:
     """The README's table with links, and the counts of all results in one sentence."""
-    results = [claim for claim in judge.claims.values() if isinstance(claim, Result)]
     rows = [["result", "verdict", "paper", "paper's recipe", "ours", "beside"]]
-    for claim in results:
+    for claim in results(judge):
         if claim.headline:
             row = judge.row(claim)
             page = places.page_of(claim.experiment)
@@ -50,14 +47,18 @@ def headlines(judge: Judge) -> str:
                 ours += f"<br>over seeds {row['over seeds']}"
             numbers = [row["paper"], by_paper, ours]
             rows.append([chapter, verdict(judge, claim), *numbers, row["beside"]])
-    number = Counter(judge.verdict(claim) for claim in results)
+    number = Counter(judge.verdict(claim) for claim in results(judge))
     told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
     counted = (
-        f"Of the {len(results)} results that the paper prints, ours are: {told}. *Unreadable* "
+        f"Of the {len(results(judge))} results that the paper prints, ours are: {told}. *Unreadable* "
         "means that a number cannot be told apart from its neighbours in the paper's text. SVHN "
         "was not run."
     )
     return f"{table(rows)}\n\n{counted}\n"
+
+
+def results(judge: Judge) -> list[Result]:
+    return [claim for claim in judge.claims.values() if isinstance(claim, Result)]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

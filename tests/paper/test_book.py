@@ -1,6 +1,7 @@
 """The book executes only what changed, shows what there is, and finds what is wrong with a page."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddcore.paper import notebooks
+from ddcore.paper import notebooks, places
 from ddcore.support.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def build():
+    sys.path.insert(0, str(ROOT / "book"))
     spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -24,24 +26,27 @@ def build():
 
 class TestPages:
     def test_they_are_those_of_the_table_of_contents(self, build):
-        pages = build.pages()
+        pages = build.built_pages()
         assert pages[0] == "index.html" and {"claims.html", "runs.html"} <= set(pages)
-        assert [page for page in pages if page.startswith("notebooks/")] == [
+        assert sorted(page for page in pages if page.startswith("notebooks/")) == [
             f"notebooks/{path.stem}.html" for path in sorted(notebooks.FOLDER.glob("*.ipynb"))
         ]
+        assert {page for page in pages if page.startswith("evidence/")} == {
+            f"evidence/{page.name}.html" for page in places.PAGES
+        }
 
     def test_one_that_was_not_built_is_named(self, build, tmp_path):
-        for page in build.pages()[:-1]:
+        for page in build.built_pages()[:-1]:
             (tmp_path / page).parent.mkdir(exist_ok=True)
             (tmp_path / page).write_text("")
         (complaint,) = build.check(tmp_path)
-        assert complaint.startswith(build.pages()[-1])
+        assert complaint.startswith(build.built_pages()[-1])
 
 
 class TestCheck:
     @pytest.fixture(autouse=True)
     def no_contents(self, build, monkeypatch):
-        monkeypatch.setattr(build, "pages", lambda: [])
+        monkeypatch.setattr(build, "built_pages", lambda: [])
 
     @pytest.mark.parametrize(
         ("html", "complaints"),
@@ -230,6 +235,17 @@ class TestRunTable:
             assert row in lines
 
 
+class TestConfiguration:
+    def test_there_are_no_buttons_to_an_unknown_repository(self, build, monkeypatch):
+        monkeypatch.delenv("REPOSITORY", raising=False)
+        settings = build.configuration()
+        assert "repository" not in settings and "launch_buttons" not in settings
+
+    def test_there_are_buttons_to_a_known_one(self, build, monkeypatch):
+        monkeypatch.setenv("REPOSITORY", "https://example.org/a/b")
+        assert build.configuration()["repository"]["url"] == "https://example.org/a/b"
+
+
 class TestAlternativeTexts:
     def test_they_have_our_numbers_of_claims(self, build, monkeypatch):
         monkeypatch.setattr(build.ledger.Judge, "row", lambda judge, claim: {"ours": claim.id})
@@ -249,17 +265,3 @@ class TestAlternativeTexts:
                     build.with_numbers(path.read_text("utf-8"), judge), 4
                 ).cells
             )
-
-
-class TestClaimsTable:
-    def test_counts_claims_and_discrepancies(self, build):
-        counts, numbers, statements, discrepancies = build.claims_table(build.ledger.Judge()).split(
-            "\n\n"
-        )
-        assert counts.startswith("| kind | claims | verdicts |")
-        assert numbers.startswith(
-            "| claim | paper | paper's recipe | ours | over seeds | verdict |"
-        )
-        assert "| fig2a.<wbr>accuracy<br>Fig. 2 | 93.76 |" in numbers
-        assert statements.startswith("| claim | statement | verdict | read as | beside |")
-        assert discrepancies.startswith("| place | text | decided_by | finding |")

@@ -1,0 +1,266 @@
+"""The built pages in a browser: they compute, lead to the evidence, and are fit to be read.
+
+They are read as files, with the network cut off. `make book` builds them; where it has not, or
+where there is no Chromium or Chrome with its driver, these tests are skipped, but never in CI.
+"""
+
+import io
+import os
+import re
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "_build" / "html"
+sys.path.insert(0, str(ROOT / "book"))
+import build  # noqa: E402
+
+PAGES = build.built_pages()
+WIDE, PHONE = 1366, 390  # pixels
+PATIENCE = 60  # seconds
+AXE = "axe-core@4.14.1"
+AXE_SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
+# The theme's own, which a page cannot mend: buttons whose shown text is not in their name.
+THEME = {"label-content-name-mismatch"}
+
+pytestmark = pytest.mark.slow
+
+
+def needed(what, there):
+    if not there:
+        assert not os.environ.get("CI"), f"{what} is needed"
+        pytest.skip(f"{what} is not here")
+    return there
+
+
+@pytest.fixture(scope="module")
+def browser():
+    needed("a built book (`make book`)", (HTML / "index.html").exists())
+    names = ("chromium", "google-chrome", "chrome")
+    program = needed("Chromium", next(filter(None, map(shutil.which, names)), None))
+    driver = needed("chromedriver", shutil.which("chromedriver"))
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        *("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit("index.html", width=390, scheme="dark"): the page, once it stands."""
+
+    def go(page, width=WIDE, scheme="light"):
+        size = {"width": width, "height": 768, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get_log("browser")
+        browser.get(f"{HTML.as_uri()}/{page}")
+        typeset = "window.MathJax?.startup?.promise?.then(() => arguments[0]()) ?? arguments[0]()"
+        browser.execute_async_script(typeset)
+        return browser
+
+    return go
+
+
+@pytest.fixture
+def axe(browser, axe_source):
+    """axe(): the rules of WCAG 2.1 A and AA that the page breaks, with the elements."""
+
+    def run():
+        browser.execute_script(axe_source)
+        found = browser.execute_async_script(
+            "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+            ".then(({violations}) => arguments[0](violations"
+            ".map(({id, nodes}) => [id, nodes.map(node => node.html.slice(0, 200))])))"
+        )
+        return {rule: nodes for rule, nodes in found if rule not in THEME}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def axe_source():
+    archive = needed("npm", build.npm_archive(AXE, AXE_SHA256))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return tar.extractfile("package/axe.min.js").read().decode("utf-8")
+
+
+def text(browser, name):
+    return browser.find_element(By.ID, name).get_attribute("textContent")
+
+
+def click(browser, name):
+    browser.execute_script("arguments[0].click()", browser.find_element(By.ID, name))
+
+
+def wait(browser, until):
+    return WebDriverWait(browser, PATIENCE, poll_frequency=0.1).until(until)
+
+
+def is_enabled(browser, name):
+    return browser.find_element(By.ID, name).is_enabled()
+
+
+def percent(browser, name):
+    """What an element says, which is a number and a per cent sign alone."""
+    (number,) = re.fullmatch(r"(\d+\.\d) %", text(browser, name)).groups()
+    return float(number)
+
+
+class TestTraining:
+    def test_ten_images_train_the_network_they_are_made_for(self, visit):
+        page = visit("index.html")
+        assert percent(page, "train-accuracy") == 12.8
+        click(page, "train-go")
+        wait(page, lambda page: is_enabled(page, "train-go"))
+        assert percent(page, "train-accuracy") == 94.4
+        bars = page.find_elements(By.CSS_SELECTOR, "#train-bars li span:last-child")
+        shown = [bar.get_attribute("textContent") for bar in bars]
+        assert shown[0] == "12.8 %" and shown[-1] == "94.4 %" and len(shown) == 4
+
+    def test_and_no_other(self, visit):
+        page = visit("index.html")
+        click(page, "train-other")
+        wait(page, lambda page: is_enabled(page, "train-other"))
+        assert percent(page, "train-accuracy") < 30
+
+    def test_other_rates_and_labels_train_worse(self, visit):
+        page = visit("index.html")
+        click(page, "train-shuffled")
+        click(page, "train-go")
+        wait(page, lambda page: is_enabled(page, "train-go"))
+        assert percent(page, "train-accuracy") < 30
+        click(page, "train-reset")
+        click(page, "train-go")
+        wait(page, lambda page: is_enabled(page, "train-go"))
+        assert percent(page, "train-accuracy") == 94.4
+
+    def test_a_drawn_digit_is_read(self, visit):
+        page = visit("index.html")
+        click(page, "train-go")
+        wait(page, lambda page: is_enabled(page, "train-go"))
+        assert text(page, "train-read-after") == "-"
+        page.execute_script(
+            """
+            const pad = document.getElementById("train-pad");
+            pad.closest("details").open = true;
+            const {left, top} = pad.getBoundingClientRect();
+            const send = (type, x, y) => pad.dispatchEvent(
+              new PointerEvent(type, {clientX: left + x, clientY: top + y, buttons: 1}));
+            for (let y = 40; y < 160; y += 3) send("pointermove", 98, y);
+            send("pointerup", 98, 159);
+            """
+        )
+        assert text(page, "train-read-after") == "1"
+
+    def test_a_test_digit_can_be_taken(self, visit):
+        page = visit("index.html")
+        click(page, "train-go")
+        wait(page, lambda page: is_enabled(page, "train-go"))
+        click(page, "train-sample")
+        wait(page, lambda page: text(page, "train-read-after").isdigit())
+
+
+class TestDistilling:
+    def settings(self, page, **values):
+        for name, value in values.items():
+            field = page.find_element(By.NAME, name)
+            page.execute_script("arguments[0].value = arguments[1]", field, value)
+
+    def test_both_sides_learn_and_stop_and_go_on(self, visit):
+        page = visit("index.html")
+        assert percent(page, "distill-accuracy") == 12.8 and text(page, "distill-step") == "0"
+        self.settings(page, epochs=1, iterations=80)
+        click(page, "distill-go")
+        wait(page, lambda page: int(text(page, "distill-step")) > 5)
+        click(page, "distill-stop")
+        wait(page, lambda page: is_enabled(page, "distill-go"))
+        assert text(page, "distill-go") == "Go on"
+        click(page, "distill-go")
+        wait(page, lambda page: text(page, "distill-go") == "Distil again")
+        assert text(page, "distill-step") == text(page, "distill-new-step") == "80"
+        assert percent(page, "distill-accuracy") > 20
+        assert 0 < percent(page, "distill-new-accuracy") < 50
+
+    def test_an_impossible_setting_is_refused(self, visit):
+        page = visit("index.html")
+        self.settings(page, epochs=99)
+        click(page, "distill-go")
+        assert is_enabled(page, "distill-go") and text(page, "distill-step") == "0"
+
+
+class TestEvidence:
+    def test_a_cell_of_a_table_leads_to_its_record(self, visit):
+        page = visit("notebooks/04-2-poisoning.html")
+        cell = page.find_element(By.LINK_TEXT, "3.84 ± 10.54 (4.71 ± 12.31)")
+        address = cell.get_attribute("href")
+        assert address.endswith("evidence/poisoning.html#table3-mnist-10")
+        page = visit(address.removeprefix(f"{HTML.as_uri()}/"))
+        heading = page.find_element(By.ID, "table3-mnist-10")
+        assert abs(heading.rect["y"] - page.execute_script("return scrollY")) < 200
+
+    def test_claims_are_filtered(self, visit):
+        page = visit("claims.html")
+        words = page.find_element(By.CSS_SELECTOR, "#claims-filter input")
+        words.send_keys("93.76")
+        rows = page.find_elements(By.CSS_SELECTOR, ".dd-claims[open] tbody tr:not([hidden])")
+        assert rows and all("93.76" in row.text for row in rows)
+
+    def test_claims_are_ten_screens_at_most(self, visit):
+        page = visit("claims.html")
+        assert page.execute_script("return document.documentElement.scrollHeight") <= 10 * 768
+
+    def test_a_verdict_is_seen_on_a_phone(self, visit):
+        page = visit("claims.html", width=PHONE)
+        page.execute_script("document.querySelectorAll('.dd-claims').forEach(d => d.open = true)")
+        for cell in page.find_elements(
+            By.CSS_SELECTOR, ".dd-claims tr:first-child td:nth-child(2)"
+        ):
+            assert cell.rect["x"] + cell.rect["width"] <= PHONE
+
+
+@pytest.mark.parametrize("page", PAGES)
+class TestEveryPage:
+    def test_by_day(self, visit, axe, page):
+        """Nothing from outside, no complaint, every formula readable, a description, and nothing
+        that keeps somebody out."""
+        browser = visit(page)
+        complaints = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+        assert complaints == []
+        assert browser.find_elements(By.CSS_SELECTOR, "mjx-merror") == []
+        description = browser.find_element(By.CSS_SELECTOR, "meta[name=description]")
+        assert len(description.get_attribute("content")) > 40
+        assert browser.find_elements(By.CSS_SELECTOR, "meta[property='og:image']")
+        assert axe() == {}
+
+    def test_at_night(self, visit, axe, page):
+        """Pictures hold data: no filter changes them."""
+        browser = visit(page, scheme="dark")
+        filters = browser.execute_script(
+            "return [...document.querySelectorAll('article img, article canvas')]"
+            ".map(image => getComputedStyle(image).filter)"
+        )
+        assert set(filters) <= {"none"}
+        assert axe() == {}
+
+    def test_on_a_phone(self, visit, page):
+        browser = visit(page, width=PHONE)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE

@@ -1,0 +1,121 @@
+"""What generated pages say of the claims, the records and the images."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from ddcore.experiments import records
+from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS
+from ddcore.paper import evidence, ledger, pages, places, rules
+from ddcore.paper.claims import Discrepancy, Std, Verdict
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return ledger.Judge()
+
+
+class TestPlaces:
+    def test_every_experiment_is_on_one_page(self):
+        addresses = {name: places.address(name) for name in EXPERIMENTS}
+        assert addresses["fig2a"] == "evidence/fixed.html#fig2a"
+        assert addresses["table1-mnist-one-5"].startswith("evidence/distillation.html#")
+        assert addresses["baseline-random-real-table3-mnist-10"].startswith("evidence/poisoning")
+
+    def test_an_alias_leads_to_the_record_that_it_shares(self):
+        for alias, name in ALIASES.items():
+            assert places.address(alias) == places.address(name)
+
+
+class TestHeadlines:
+    def test_a_result_leads_to_its_chapter_and_its_evidence(self, judge):
+        line = next(line for line in pages.headlines(judge).splitlines() if "77.28" in line)
+        assert 'href="notebooks/03-2-random-initialization.html"' in line
+        assert 'href="evidence/random.html#fig3a"' in line
+        assert "exceeded" in line and "over seeds" in line
+
+    def test_all_results_are_counted(self, judge):
+        sentence = pages.headlines(judge).strip().splitlines()[-1]
+        total, *parts = map(int, re.findall(r"\b\d+\b", sentence))
+        assert sum(parts) == total == len(pages.results(judge))
+
+
+class TestClaims:
+    def test_all_but_printed_spreads_are_there(self, judge):
+        text = pages.claims(judge)
+        for claim in judge.claims.values():
+            if not isinstance(claim, Std | Discrepancy):
+                assert re.search(rf"{re.escape(pages.breakable(claim))}[<,| ]", text), claim.id
+
+    def test_our_numbers_lead_to_their_evidence(self, judge):
+        text = pages.claims(judge)
+        assert '<a href="evidence/fixed.html#fig2a">fig2a.<wbr>accuracy</a>' in text
+
+    def test_a_spread_that_differs_is_told_with_its_mean(self, judge):
+        assert pages.spread(judge, judge.claims["fig3a.accuracy"]) == (
+            "the spread is smaller than the paper's"
+        )
+
+
+class TestEvidence:
+    @pytest.fixture(scope="class")
+    def written(self):
+        return evidence.pages(ledger.Judge())
+
+    def test_every_record_has_a_section(self, written):
+        for record in records.everywhere():
+            page = places.page_of(record.experiment).name
+            assert f"\n## {record.experiment}\n" in written[page]
+
+    def test_it_says_how_to_make_a_record_again(self, written):
+        section = written["fixed"].split("## fig2a\n")[1].split("\n## ")[0]
+        record = records.find("fig2a")
+        for part in (
+            "`ddcore run fig2a`",
+            "`ddcore verify fig2a --nets 20`",
+            str(record.environment["commit"])[:10],
+            record.data["sha256"][:16],
+            f"../files/fig2a/{record.key}/distilled.safetensors",
+            "seed=1",
+        ):
+            assert part in section
+
+    def test_each_network_is_a_dot(self, written):
+        section = written["random"].split("## fig3a\n")[1].split("\n## ")[0]
+        assert section.count("h0") == 200
+        assert "the paper 77.28 %" in section
+
+    def test_dots_lie_where_the_numbers_are(self, judge):
+        metric = {"mean": 0.6, "std": 0.1, "n": 2, "values": [0.5, 0.7]}
+        record = SimpleNamespace(experiment="law-mnist-he", metrics={"test_accuracy": metric})
+        drawn = evidence.dots(judge, record, "test_accuracy")
+        assert re.findall(r"M([\d.]+) \d+h0", drawn) == ["12.0", "628.0"]
+        assert ">50 %</text>" in drawn and ">70 %</text>" in drawn
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (
+            "fig2a.accuracy",
+            "exceeded if higher by 1 and by two standard errors; below if worse by up to 2",
+        ),
+        ("fig2a.before", "equal within 5 of the paper's number"),
+        ("fig2a.rate.1.epoch-1", "none: the number cannot be read in the paper's text"),
+    ],
+)
+def test_rules_in_words(judge, claim, words):
+    assert rules.in_words(judge.claims[claim]) == words
+
+
+def test_the_images_to_download_are_those_of_the_records():
+    lines = pages.images().splitlines()[2:]
+    stored = [one for one in records.everywhere() if one.has_images]
+    assert [line.split(">")[1].split("<")[0] for line in lines] == [
+        one.experiment for one in stored if not one.experiment.startswith("baseline")
+    ]
+
+
+def test_every_verdict_has_a_symbol():
+    assert set(ledger.SYMBOLS) == set(Verdict)
