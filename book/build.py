@@ -241,12 +241,22 @@ def stage(names: list[str]) -> None:
     texts |= front.blocks()
     texts["headlines.txt"] = pages.headlines(judge)
     texts["claims.txt"] = pages.claims(judge)
+    texts["start.txt"] = START.format(address=os.environ.get("REPOSITORY", "ADDRESS"))
     texts["built.txt"] = built_on() + "\n"
     texts["images.txt"] = pages.images()
     texts["runs.txt"] = run_table({n: nbformat.reads(t, 4) for n, t in executed.items()})
     lay(STAGED, texts)
     lay(EVIDENCE, {f"{name}.md": text for name, text in evidence.pages(judge).items()})
     lay(VENDOR / "front", front.scripts())
+
+
+START = """\
+```
+git clone {address} ddcore && cd ddcore && make book
+.venv/bin/ddcore notebook 03-1 -p steps=2
+.venv/bin/ddcore verify fig2a
+```
+"""
 
 
 def lay(folder: Path, texts: dict[str, str]) -> None:
@@ -489,8 +499,7 @@ def built_pages() -> list[str]:
     """The pages that the table of contents names, below the folder of the pages."""
     contents = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))
     names = [contents["root"]]
-    for chapter in (chapter for part in contents["parts"] for chapter in part["chapters"]):
-        names += [page["file"] for page in (chapter, *chapter.get("sections", []))]
+    names += [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
     return [f"{name}.html" for name in names]
 
 

@@ -13,7 +13,7 @@ from ddcore.experiments.catalogue import EXPERIMENTS, resolve
 from ddcore.experiments.config import Config
 from ddcore.experiments.records import Metric, Record
 from ddcore.paper import rules
-from ddcore.paper.claims import TEST_ACCURACY, Claim, Curve, Number, Std
+from ddcore.paper.claims import TEST_ACCURACY, Claim, Curve, Number, Std, Verdict
 from ddcore.paper.ledger import SYMBOLS, Judge
 from ddcore.paper.places import PAGES, page_of
 
@@ -72,13 +72,18 @@ def claims_table(judge: Judge, claims: Sequence[Claim]) -> str:
     if not claims:
         return "The paper prints no number for this experiment."
     rows = ["| in the paper | its number | ours | verdict | the rule |", "|---|---|---|---|---|"]
+    unreadable = [claim for claim in claims if judge.verdict(claim) is Verdict.UNREADABLE]
     for claim in claims:
+        if claim in unreadable:
+            continue
         row = judge.row(claim)
         verdict = f"{SYMBOLS[judge.verdict(claim)]} {row['verdict']}"
         rule = rules.in_words(claim)
         rows.append(
             f"| {claim.place}: {claim.id} | {row['paper']} | {row['ours']} | {verdict} | {rule} |"
         )
+    if unreadable:
+        rows.append(f"| {len(unreadable)} other numbers | | | ? unreadable | none |")
     return "\n".join(rows)
 
 

@@ -1,6 +1,7 @@
 """What generated pages of the book say, as Markdown: the headlines of the front page, the claims,
 the sets of images to download."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,9 +51,9 @@ def headlines(judge: Judge) -> str:
     number = Counter(judge.verdict(claim) for claim in results(judge))
     told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
     counted = (
-        f"Of the {len(results(judge))} results that the paper prints, ours are: {told}. *Unreadable* "
-        "means that a number cannot be told apart from its neighbours in the paper's text. SVHN "
-        "was not run."
+        f"Of the {len(results(judge))} results that the paper prints, ours are: {told}. "
+        "*Unreadable* means that a number cannot be told apart from its neighbours in the paper's "
+        "text. SVHN was not run."
     )
     return f"{table(rows)}\n\n{counted}\n"
 
@@ -98,9 +99,11 @@ def claims(judge: Judge) -> str:
         chosen = [claim for claim in numbers if claim.id.startswith(part.prefixes)]
         sections.append(folded(part.title, judge, chosen, number_rows(judge, chosen)))
     sections.append(folded("Settings", judge, settings, statement_rows(judge, settings)))
+    found = ledger.discrepancies()
     sections.append(
-        "### Where the paper's parts, its page and its code disagree\n\n"
-        + ledger.markdown(ledger.discrepancies())
+        f"### Where the paper's parts, its page and its code disagree\n\n"
+        f'<details class="dd-claims-beside"><summary>{len(found)} places</summary>\n\n'
+        f"{ledger.markdown(found)}\n\n</details>"
     )
     return "\n\n".join(sections)
 
@@ -147,12 +150,17 @@ def spread(judge: Judge, claim: Claim) -> str:
 
 
 def statement_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
-    rows = [["claim", "verdict", "the paper says", "read as", "beside"]]
+    rows = [["claim", "verdict", "the paper says", "read as, and what to know beside"]]
     for claim in chosen:
         row = judge.row(claim)
         name = f"{breakable(claim)}<br>{claim.place}"
-        rows.append([name, verdict(judge, claim), row["paper"], row["note"], row["beside"]])
+        beside = re.sub(r"notebooks/(\S+)\.ipynb", CHAPTER, row["beside"])
+        known = " ".join(part for part in (row["note"], beside and f"({beside})") if part)
+        rows.append([name, verdict(judge, claim), row["paper"], known])
     return rows
+
+
+CHAPTER = r'<a href="notebooks/\1.html">\1</a>'
 
 
 def breakable(claim: Claim) -> str:

@@ -149,8 +149,6 @@ def in_words(claim: Number | Curve) -> str:
     """The rule for one claim, as a reader of its evidence sees it."""
     if isinstance(claim, Curve):
         return "the rule of the number that the text prints for this point, where there is one"
-    if claim.value is None and not claim.intervals:
-        return "none: the number cannot be read in the paper's text"
     if claim.rule == "close":
         return f"equal within {close_tolerance(claim):g} of the paper's number"
     better = "higher" if claim.rule == "at least" else "lower"
