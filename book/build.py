@@ -22,6 +22,7 @@ from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import front
 import nbformat
@@ -467,15 +468,21 @@ def npm_pack(package: str, path: Path) -> bool:
 
 class Page(HTMLParser):
     """Collects what is wrong with a page: pictures without a text, addresses it would load from
-    outside, formulas that are none, and what a cell wrote to stderr."""
+    outside, formulas that are none, and what a cell wrote to stderr; also where its links lead, and
+    the names within it that links may lead to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.complaints: list[str] = []
+        self.links: list[str] = []
+        self.names: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = {name: value or "" for name, value in attrs}
+        self.names |= {attributes.get("id", ""), attributes.get("name", "")}
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
         source = attributes.get("src", "")
         if tag == "link" and not source:
             source = attributes.get("href", "")
@@ -507,14 +514,28 @@ def check(folder: Path) -> list[str]:
     """One line for each thing wrong with the pages in a folder, and for each that is missing."""
     missing = [page for page in built_pages() if not (folder / page).exists()]
     complaints = [f"{page}: it is in the table of contents and was not built" for page in missing]
-    for path in sorted(folder.rglob("*.html")):
+    paths = sorted(folder.rglob("*.html"))
+    read = {path: Page(path.read_text("utf-8")) for path in paths}
+    for path, page in read.items():
         name = path.relative_to(folder)
-        page = Page(path.read_text("utf-8"))
         complaints += [f"{name}: {complaint}" for complaint in page.complaints]
+        dead = [link for link in dict.fromkeys(page.links) if leads_nowhere(link, path, read)]
+        complaints += [f"{name}: {link} leads nowhere" for link in dead]
         size = path.stat().st_size
         if size > PAGE_LIMIT:
             complaints.append(f"{name}: {size:,} bytes; at most {PAGE_LIMIT:,} are allowed")
     return complaints
+
+
+def leads_nowhere(link: str, path: Path, read: dict[Path, Page]) -> bool:
+    """Whether a link of the page at `path` to a place within the book has none there."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return False
+    target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
+    if target not in read:
+        return not target.exists()
+    return bool(parts.fragment) and unquote(parts.fragment) not in read[target].names
 
 
 if __name__ == "__main__":

@@ -188,17 +188,17 @@ def dots(judge: Judge, record: Record, metric: str) -> str:
 
 
 def printed(judge: Judge, experiment: str, metric: str) -> tuple[float, float, float] | None:
-    """The paper's number less and more its standard deviation, in percent; None without one."""
+    """The paper's number less and more its standard deviation, in percent; None without one. Of
+    several, as where a caption rounds it, the one with a standard deviation."""
+    found = None
     for claim in judge.claims.values():
-        if is_answered_by(claim, experiment) and isinstance(claim, Number):
-            if (
-                claim.reference.name == metric
-                and not claim.reference.index
-                and claim.value is not None
-            ):
-                std = claim.std or 0.0
-                return claim.value - std, claim.value, claim.value + std
-    return None
+        if not isinstance(claim, Number) or not is_answered_by(claim, experiment):
+            continue
+        asked = claim.reference.name == metric and not claim.reference.index
+        if asked and claim.value is not None and (found is None or claim.std):
+            std = claim.std or 0.0
+            found = claim.value - std, claim.value, claim.value + std
+    return found
 
 
 def span(percents: Sequence[float]) -> tuple[float, float]:

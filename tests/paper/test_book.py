@@ -85,6 +85,17 @@ class TestCheck:
                 ["page.html: a cell wrote to stderr"],
                 id="what a cell wrote to stderr",
             ),
+            pytest.param(
+                '<a href="other.html">other</a>',
+                ["page.html: other.html leads nowhere"],
+                id="a link to no page",
+            ),
+            pytest.param(
+                '<a href="page.html#b">b</a><h2 id="a">a</h2>',
+                ["page.html: page.html#b leads nowhere"],
+                id="a link to no heading",
+            ),
+            pytest.param('<a href="#a">a</a><h2 id="a">a</h2>', [], id="a link to a heading"),
             pytest.param('<link rel="canonical" href="https://example.org">', [], id="a relation"),
         ],
     )
