@@ -243,6 +243,7 @@ def stage(names: list[str]) -> None:
     texts["headlines.txt"] = pages.headlines(judge)
     texts["claims.txt"] = pages.claims(judge)
     texts["start.txt"] = START.format(address=os.environ.get("REPOSITORY", "ADDRESS"))
+    texts["api.txt"] = pages.names()
     texts["built.txt"] = built_on() + "\n"
     texts["images.txt"] = pages.images()
     texts["runs.txt"] = run_table({n: nbformat.reads(t, 4) for n, t in executed.items()})

@@ -1,13 +1,15 @@
 """What generated pages of the book say, as Markdown: the headlines of the front page, the claims,
 the sets of images to download."""
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+import ddcore
 from ddcore.experiments import records
 from ddcore.experiments.records import Record
 from ddcore.paper import evidence, ledger, places
@@ -187,3 +189,34 @@ def images_row(record: Record) -> list[str]:
     links = evidence.files(record).replace("../", "")
     name = places.link(record.experiment, record.experiment)
     return [name, record.data["name"], size, record.accuracy, links]
+
+
+# ---- The package's names
+
+
+def names() -> str:
+    """Each public name with its signature and what its docstring says."""
+    return "\n\n".join(described(name) for name in ddcore.__all__)
+
+
+def described(name: str) -> str:
+    thing = getattr(ddcore, name)
+    return f"## {name}\n\n```python\n{name}({parameters(thing)})\n```\n\n```text\n{inspect.getdoc(thing)}\n```"
+
+
+def parameters(thing: Callable[..., Any]) -> str:
+    """Their names, with the defaults that are numbers, words, true, false or None; an exception's
+    is its message."""
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return "message"
+    shown = []
+    for name, parameter in inspect.signature(thing).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        if parameter.default is parameter.empty:
+            shown.append(name)
+        elif isinstance(parameter.default, int | float | str | None):
+            shown.append(f"{name}={parameter.default!r}")
+        else:
+            shown.append(f"{name}=...")
+    return ", ".join(shown)
