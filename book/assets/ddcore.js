@@ -11,3 +11,12 @@ if (window.MathJax) {
     },
   };
 }
+
+// A picture of a page leads to itself alone, where a phone can enlarge it.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const image of document.querySelectorAll(".cell_output img, figure > img")) {
+    const link = Object.assign(document.createElement("a"), { href: image.src });
+    image.replaceWith(link);
+    link.append(image);
+  }
+});

@@ -99,7 +99,8 @@ def claims(judge: Judge) -> str:
     sections = [folded("Statements", judge, statements, statement_rows(judge, statements), "open")]
     for part in PARTS:
         chosen = [claim for claim in numbers if claim.id.startswith(part.prefixes)]
-        sections.append(folded(part.title, judge, chosen, number_rows(judge, chosen)))
+        section = folded(part.title, judge, chosen, number_rows(judge, chosen))
+        sections.append(f"{findable(judge, chosen)}\n\n{section}")
     sections.append(folded("Settings", judge, settings, statement_rows(judge, settings)))
     found = ledger.discrepancies()
     sections.append(
@@ -118,6 +119,13 @@ def folded(
     told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
     head = f'### {title}\n\n<details class="dd-claims" {state}><summary>{told}</summary>'
     return f"{head}\n\n{table(rows)}\n\n</details>"
+
+
+def findable(judge: Judge, chosen: Sequence[Claim]) -> str:
+    """Index entries of the paper's numbers: the search of the pages passes over numbers else."""
+    printed = [judge.printed(judge.answer(claim)).split(" ")[0] for claim in chosen]
+    numbers = dict.fromkeys(number for number in printed if re.fullmatch(r"\d+\.\d+", number))
+    return f"```{{index}} {', '.join(numbers)}\n```" if numbers else ""
 
 
 def number_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
@@ -201,7 +209,8 @@ def names() -> str:
 
 def described(name: str) -> str:
     thing = getattr(ddcore, name)
-    return f"## {name}\n\n```python\n{name}({parameters(thing)})\n```\n\n```text\n{inspect.getdoc(thing)}\n```"
+    call = f"```python\n{name}({parameters(thing)})\n```"
+    return f"## {name}\n\n{call}\n\n```text\n{inspect.getdoc(thing)}\n```"
 
 
 def parameters(thing: Callable[..., Any]) -> str:

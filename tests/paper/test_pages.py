@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import ddcore
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS
 from ddcore.paper import evidence, ledger, pages, places, rules
@@ -119,3 +120,11 @@ def test_the_images_to_download_are_those_of_the_records():
 
 def test_every_verdict_has_a_symbol():
     assert set(ledger.SYMBOLS) == set(Verdict)
+
+
+def test_every_public_name_is_described():
+    text = pages.names()
+    for name in ddcore.__all__:
+        assert f"## {name}\n" in text
+    assert "train_on(distilled, weights=None, *, nets=1, generator=None, network=None)" in text
+    assert " at 0x" not in text

@@ -64,13 +64,11 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """visit("index.html", width=390, scheme="dark"): the page, once it stands."""
+    """visit("index.html", width=390): the page by day, once it stands."""
 
-    def go(page, width=WIDE, scheme="light"):
-        size = {"width": width, "height": 768, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    def go(page, width=WIDE):
+        of_width(browser, width)
+        by_scheme(browser, "light")
         browser.get_log("browser")
         browser.get(f"{HTML.as_uri()}/{page}")
         typeset = "window.MathJax?.startup?.promise?.then(() => arguments[0]()) ?? arguments[0]()"
@@ -78,6 +76,19 @@ def visit(browser):
         return browser
 
     return go
+
+
+THEME_OF_PAGE = "return document.documentElement.dataset.theme"
+
+
+def of_width(browser, width):
+    size = {"width": width, "height": 768, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def by_scheme(browser, scheme):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
 @pytest.fixture
@@ -238,29 +249,44 @@ class TestEvidence:
 
 
 @pytest.mark.parametrize("page", PAGES)
-class TestEveryPage:
-    def test_by_day(self, visit, axe, page):
-        """Nothing from outside, no complaint, every formula readable, a description, and nothing
-        that keeps somebody out."""
-        browser = visit(page)
-        complaints = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
-        assert complaints == []
-        assert browser.find_elements(By.CSS_SELECTOR, "mjx-merror") == []
-        description = browser.find_element(By.CSS_SELECTOR, "meta[name=description]")
-        assert len(description.get_attribute("content")) > 40
-        assert browser.find_elements(By.CSS_SELECTOR, "meta[property='og:image']")
-        assert axe() == {}
+def test_every_page(visit, axe, page):
+    """By day: nothing from outside, no complaint, every formula readable, a description, nothing
+    that keeps somebody out. At night likewise, and no filter on pictures, which hold data. On a
+    phone: nothing wider than the screen."""
+    browser = visit(page)
+    complaints = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert complaints == []
+    assert browser.find_elements(By.CSS_SELECTOR, "mjx-merror") == []
+    description = browser.find_element(By.CSS_SELECTOR, "meta[name=description]")
+    assert len(description.get_attribute("content")) > 40
+    assert browser.find_elements(By.CSS_SELECTOR, "meta[property='og:image']")
+    assert axe() == {}
 
-    def test_at_night(self, visit, axe, page):
-        """Pictures hold data: no filter changes them."""
-        browser = visit(page, scheme="dark")
-        filters = browser.execute_script(
-            "return [...document.querySelectorAll('article img, article canvas')]"
-            ".map(image => getComputedStyle(image).filter)"
-        )
-        assert set(filters) <= {"none"}
-        assert axe() == {}
+    browser.execute_script(
+        "document.head.append(Object.assign(document.createElement('style'),"
+        " {textContent: '* {transition: none !important}'}))"
+    )
+    by_scheme(browser, "dark")
+    wait(browser, lambda browser: browser.execute_script(THEME_OF_PAGE) == "dark")
+    filters = browser.execute_script(
+        "return [...document.querySelectorAll('article img, article canvas')]"
+        ".map(image => getComputedStyle(image).filter)"
+    )
+    assert set(filters) <= {"none"}
+    assert axe() == {}
 
-    def test_on_a_phone(self, visit, page):
-        browser = visit(page, width=PHONE)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+    of_width(browser, PHONE)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        pytest.param("93.76", "claims.html", id="a number"),
+        pytest.param("how to rerun", "index.html", id="a question"),
+        pytest.param("safetensors", "images.html", id="a word"),
+    ],
+)
+def test_search_finds(visit, words, page):
+    browser = visit(f"search.html?q={words}")
+    wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, f"li a[href*='{page}']"))
