@@ -18,6 +18,7 @@ from PIL import Image
 
 import ddcore
 from ddcore.distilled import DistilledData
+from ddcore.experiments import records
 from ddcore.paper import figures
 
 BROWSER = Path(__file__).parent / "browser"
@@ -82,10 +83,13 @@ def coded(content: bytes) -> str:
 def blocks() -> dict[str, str]:
     """The elements of the two blocks by name, with what stands there before a script runs: the
     images, their learning rates, and what the network is worth before it is trained."""
-    distilled = ddcore.load_distilled("fig2a")
+    record = records.find("fig2a")
+    assert record is not None  # it is committed
+    distilled = record.distilled
     steps = list(enumerate(rates(distilled), start=1))
     texts = {
         "before": f"{100 * untrained(distilled):.1f}",
+        "after": record.accuracy,
         "images": "\n".join(picture(distilled, k) for k in range(10)),
         "bars": "\n".join(BAR.substitute(step=step) for step, _ in steps),
         "rates": "\n".join(

@@ -7,6 +7,7 @@ book.
 
 from collections.abc import Iterable, Sequence
 from math import ceil, floor
+from typing import cast
 
 from ddcore.experiments import records
 from ddcore.experiments.catalogue import EXPERIMENTS, resolve
@@ -161,7 +162,7 @@ def has_dots(metric: Metric) -> bool:
 
 def dots(judge: Judge, record: Record, metric: str) -> str:
     """A metric of each network in percent, with the paper's number where it prints one."""
-    values = [100 * value for value in record.metrics[metric]["values"]]
+    values = [100 * value for value in cast(list[float], record.metrics[metric]["values"])]
     mean = sum(values) / len(values)
     paper = printed(judge, record.experiment, metric)
     low, high = span([*values, *(paper or ())])
