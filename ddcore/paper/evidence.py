@@ -14,7 +14,7 @@ from ddcore.experiments.catalogue import EXPERIMENTS, resolve
 from ddcore.experiments.config import Config
 from ddcore.experiments.records import Metric, Record
 from ddcore.paper import rules
-from ddcore.paper.claims import TEST_ACCURACY, Claim, Curve, Number, Std, Verdict
+from ddcore.paper.claims import TEST_ACCURACY, Curve, Measurable, Number, Std, Verdict
 from ddcore.paper.ledger import SYMBOLS, Judge
 from ddcore.paper.places import PAGES, page_of
 
@@ -47,7 +47,7 @@ def section(judge: Judge, record: Record) -> str:
     """What there is to know about an experiment: its claims with the rules in words, each network
     as a dot, how to make the record again, the files, and its other runs."""
     name = record.experiment
-    claims = [claim for claim in judge.claims.values() if is_answered_by(claim, name)]
+    claims = answered(judge, name)
     others = records.replicates(name)
     return "\n\n".join(
         [
@@ -60,15 +60,18 @@ def section(judge: Judge, record: Record) -> str:
     )
 
 
-def is_answered_by(claim: Claim, experiment: str) -> bool:
-    """Whether a claim on a number takes it from an experiment's record; a standard deviation stands
-    with its mean."""
-    if not isinstance(claim, Number | Curve) or isinstance(claim, Std):
-        return False
-    return resolve(claim.experiment) == experiment
+def answered(judge: Judge, experiment: str) -> list[Measurable | Curve]:
+    """The claims on numbers that an experiment's record answers; a standard deviation stands with
+    its mean."""
+    found: list[Measurable | Curve] = []
+    for claim in judge.claims.values():
+        if isinstance(claim, Number | Curve) and not isinstance(claim, Std):
+            if resolve(claim.experiment) == experiment:
+                found.append(claim)
+    return found
 
 
-def claims_table(judge: Judge, claims: Sequence[Claim]) -> str:
+def claims_table(judge: Judge, claims: Sequence[Measurable | Curve]) -> str:
     """Empty where the paper has no number for this experiment."""
     if not claims:
         return "The paper prints no number for this experiment."
@@ -148,9 +151,9 @@ MARGIN = 12
 BAND = (14, 40)  # from and to where dots lie, from the top
 
 
-def metrics(record: Record, claims: Sequence[Claim]) -> list[str]:
+def metrics(record: Record, claims: Sequence[Measurable | Curve]) -> list[str]:
     """The metrics drawn: those that the paper prints, and the test accuracy."""
-    named = [claim.reference.name for claim in claims if isinstance(claim, Number | Curve)]
+    named = [claim.reference.name for claim in claims]
     found = dict.fromkeys([*named, TEST_ACCURACY])
     return [n for n in found if n in record.metrics and has_dots(record.metrics[n])]
 
@@ -192,9 +195,7 @@ def printed(judge: Judge, experiment: str, metric: str) -> tuple[float, float, f
     """The paper's number less and more its standard deviation, in percent; None without one. Of
     several, as where a caption rounds it, the one with a standard deviation."""
     found = None
-    for claim in judge.claims.values():
-        if not isinstance(claim, Number) or not is_answered_by(claim, experiment):
-            continue
+    for claim in answered(judge, experiment):
         asked = claim.reference.name == metric and not claim.reference.index
         if asked and claim.value is not None and (found is None or claim.std):
             std = claim.std or 0.0
