@@ -242,7 +242,10 @@ def stage(names: list[str]) -> None:
     texts |= front.blocks()
     texts["headlines.txt"] = pages.headlines(judge)
     texts["claims.txt"] = pages.claims(judge)
-    texts["start.txt"] = START.format(address=os.environ.get("REPOSITORY", "ADDRESS"))
+    clone = ""
+    if address := os.environ.get("REPOSITORY"):
+        clone = f"git clone {address} ddcore && cd ddcore\n"
+    texts["start.txt"] = START.format(clone=clone)
     texts["api.txt"] = pages.names()
     texts["built.txt"] = built_on() + "\n"
     texts["images.txt"] = pages.images()
@@ -254,7 +257,7 @@ def stage(names: list[str]) -> None:
 
 START = """\
 ```
-git clone {address} ddcore && cd ddcore && make book
+{clone}make book
 .venv/bin/ddcore notebook 03-1 -p steps=2
 .venv/bin/ddcore verify fig2a
 ```

@@ -11,6 +11,7 @@ import io
 import json
 from pathlib import Path
 from string import Template
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ def scripts() -> dict[str, str]:
     record = {
         "theta": floats(theta_0(distilled)[0]),
         "images": floats(distilled.images),
-        "rates": rates(distilled),
         "test": packed(digits["test_images"], digits["test_labels"]),
     }
     training = packed(digits["training_images"], digits["training_labels"])
@@ -82,14 +82,18 @@ def coded(content: bytes) -> str:
 
 def blocks() -> dict[str, str]:
     """The elements of the two blocks by name, with what stands there before a script runs: the
-    images, their learning rates, and what the network is worth before it is trained."""
+    images, their learning rates, what the network is worth before it is trained, and what the
+    record says."""
     record = records.find("fig2a")
     assert record is not None  # it is committed
+    by_step = cast(list[float], record.metrics["test_accuracy_by_step"]["mean"])
     distilled = record.distilled
     steps = list(enumerate(rates(distilled), start=1))
     texts = {
         "before": f"{100 * untrained(distilled):.1f}",
-        "after": record.accuracy,
+        "digits": len(np.load(BROWSER / "digits.npz")["test_labels"]),
+        "recorded_before": f"{100 * by_step[0]:.2f}",
+        "recorded_after": record.accuracy,
         "images": "\n".join(picture(distilled, k) for k in range(10)),
         "bars": "\n".join(BAR.substitute(step=step) for step, _ in steps),
         "rates": "\n".join(
@@ -103,7 +107,8 @@ def blocks() -> dict[str, str]:
 
 
 BAR = Template(
-    '<li><span>after step $step</span><meter min="0" max="100" value="0"></meter><span></span></li>'
+    '<li><label><span>after step $step</span> <meter min="0" max="100" value="0"></meter></label> '
+    "<span></span></li>"
 )
 SLIDER = Template(
     '<label class="dd-rate">step $step <input type="range" min="0" max="$most" step="any" '

@@ -20,3 +20,12 @@ document.addEventListener("DOMContentLoaded", () => {
     link.append(image);
   }
 });
+
+// The handle of a widget's slider has no name of its own, and what it changes is to be announced.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll(".widget-slider [role=slider]:not([aria-label])")) {
+    const slider = handle.closest(".widget-slider");
+    handle.setAttribute("aria-label", slider.querySelector(".widget-label").textContent);
+    slider.parentElement.setAttribute("aria-live", "polite");
+  }
+}).observe(document, { childList: true, subtree: true });

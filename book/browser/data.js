@@ -8,12 +8,12 @@ const STD = 0.3081;
 
 const element = (id) => document.getElementById(id);
 const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
-const here = document.currentScript.src;
+const ownAddress = document.currentScript.src;
 
 function loadScript(name) {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = new URL(name, here).href;
+    script.src = new URL(name, ownAddress).href;
     script.onload = resolve;
     script.onerror = () => reject(new Error(`${name} could not be loaded`));
     document.head.append(script);
@@ -43,17 +43,25 @@ async function digits({ images, labels }) {
   return { images: normalised, labels: bytes(labels) };
 }
 
-const once = (load) => {
+// Loads when first asked, and again after a failure.
+function once(load) {
   let loaded = null;
-  return () => (loaded ??= load());
-};
+  return () => {
+    loaded ??= load().catch((error) => {
+      loaded = null;
+      throw error;
+    });
+    return loaded;
+  };
+}
 
 const loadRecord = once(async () => {
   await loadScript("fig2a.js");
-  const { theta, images, rates, test } = FIG2A;
-  const raw = Float64Array.from(rates, (rate) => Math.log(Math.expm1(rate)));
-  const distilled = { images: numbers(images), raw, steps: 1, epochs: rates.length };
-  return { theta: numbers(theta), distilled, rates, test: await digits(test) };
+  return {
+    theta: numbers(FIG2A.theta),
+    images: numbers(FIG2A.images),
+    test: await digits(FIG2A.test),
+  };
 });
 
 const loadTraining = once(async () => {

@@ -2,16 +2,15 @@
 
 // Watch noise become images: two distillations side by side, each in a worker.
 
-const HELD = 300; // digits that the images are tried on
 const SHARED = { noise: 0.1, clip: 0.1, average: 0.98, batch: 64 };
 const SIDES = [
   {
-    known: true,
+    isKnown: true,
     settings: { firstRate: 0.3, rawRate: 0.1 }, // one network bears longer steps
     ids: { images: "distill-known", step: "distill-step", accuracy: "distill-accuracy" },
   },
   {
-    known: false,
+    isKnown: false,
     settings: { firstRate: 0.05, rawRate: 0.02 },
     ids: { images: "distill-new", step: "distill-new-step", accuracy: "distill-new-accuracy" },
   },
@@ -20,78 +19,98 @@ const SIDES = [
 function distillationBlock() {
   const form = element("distill-settings");
   const [go, stop] = [element("distill-go"), element("distill-stop")];
-  const sides = SIDES.map((side) => new Side(side, finished));
-  let paused = false;
+  const sides = SIDES.map((side) => new Side(side, finished, failed));
+  let isPaused = false;
 
   async function start() {
     if (!form.reportValidity()) return;
+    const chosen = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, Number(value)]));
     go.disabled = true;
+    go.textContent = "Loading";
     try {
       const { theta, test } = await loadRecord();
-      const held = { images: test.images.slice(0, HELD), labels: test.labels.slice(0, HELD) };
       const training = await loadTraining();
-      const entries = [...new FormData(form)].map(([name, value]) => [name, Number(value)]);
-      sides.forEach((side) => side.start(Object.fromEntries(entries), { theta, training, held }));
-      going(true);
+      sides.forEach((side) => side.start(chosen, { theta, training, held: test }));
+      setRunning(true);
     } catch (error) {
-      say(`This did not work: ${error.message}.`);
-      go.disabled = false;
+      failed(error.message);
     }
   }
 
-  function going(now) {
-    sides.forEach((side) => side.worker?.postMessage({ going: now }));
-    paused = !now;
-    go.disabled = now;
-    go.textContent = now ? "Distilling" : "Go on";
-    stop.disabled = !now;
-    if (now) say("");
+  function setRunning(isRunning) {
+    sides.forEach((side) => side.worker?.postMessage({ isRunning }));
+    isPaused = !isRunning;
+    showButtons(isRunning ? "Distilling" : "Go on", isRunning);
+    if (isRunning) announce("");
+  }
+
+  function showButtons(label, isRunning) {
+    go.textContent = label;
+    go.disabled = isRunning;
+    stop.disabled = !isRunning;
+    form.firstElementChild.disabled = isRunning;
   }
 
   function finished() {
-    if (!sides.every((side) => side.done)) return;
-    going(false);
-    paused = false;
-    go.textContent = "Distil again";
-    const [known, strange] = SIDES.map(({ ids }) => element(ids.accuracy).textContent);
-    say(`Done: ${known} for the known network, ${strange} for new ones.`);
+    if (!sides.every((side) => side.isDone)) return;
+    end("Distil again");
+    const [known, unseen] = SIDES.map(({ ids }) => element(ids.accuracy).textContent);
+    announce(`Done: ${known} for the known network, ${unseen} for networks not seen before.`);
   }
 
-  const say = (text) => (element("distill-said").textContent = text);
-  go.onclick = () => (paused ? going(true) : start());
-  stop.onclick = () => going(false);
-  form.oninput = () => {
-    paused = false; // other settings are another run
-    go.textContent = "Distil";
-  };
+  function failed(reason) {
+    end("Distil");
+    announce(`This did not work: ${reason}.`);
+  }
+
+  function end(label) {
+    sides.forEach((side) => side.end());
+    isPaused = false;
+    showButtons(label, false);
+  }
+
+  const announce = (text) => (element("distill-said").textContent = text);
+  go.onclick = () => (isPaused ? setRunning(true) : start());
+  stop.onclick = () => setRunning(false);
+  form.oninput = () => end("Distil"); // other settings are another run
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden && !stop.disabled) going(false);
+    if (document.hidden && !stop.disabled) setRunning(false);
   });
+  showButtons("Distil", false); // some browsers remember otherwise
 }
 
 // One of the two: a worker, and what it shows of it.
 class Side {
-  constructor({ known, settings, ids }, finished) {
-    Object.assign(this, { known, settings, ids, finished, done: false, worker: null });
+  constructor({ isKnown, settings, ids }, finished, failed) {
+    Object.assign(this, { isKnown, settings, ids, finished, failed, isDone: false, worker: null });
     this.draw(new Float64Array(10 * LeNet.pixels));
   }
 
   start(chosen, { theta, training, held }) {
-    this.worker?.terminate();
-    this.done = false;
+    this.end();
+    this.isDone = false;
     const settings = { ...SHARED, ...this.settings, ...chosen };
-    const source = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
-    this.worker = new Worker(source);
-    this.worker.onmessage = ({ data }) => this.show(data, settings.iterations);
-    this.worker.postMessage({ start: { settings, theta: this.known ? theta : null, training, held } });
+    const address = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
+    this.worker = new Worker(address);
+    this.worker.onmessage = ({ data }) => {
+      URL.revokeObjectURL(address);
+      this.show(data, settings.iterations);
+    };
+    this.worker.onerror = ({ message }) => this.failed(message ?? "the browser refuses workers");
+    this.worker.postMessage({ start: { settings, theta: this.isKnown ? theta : null, training, held } });
+  }
+
+  end() {
+    this.worker?.terminate();
+    this.worker = null;
   }
 
   show({ step, images, accuracy }, iterations) {
     element(this.ids.step).textContent = step;
-    if (accuracy !== undefined) element(this.ids.accuracy).textContent = percent(accuracy);
+    element(this.ids.accuracy).textContent = percent(accuracy);
     this.draw(images);
-    this.done = step === iterations;
-    if (this.done) this.finished();
+    this.isDone = step === iterations;
+    if (this.isDone) this.finished();
   }
 
   // One canvas for each image.
@@ -101,8 +120,8 @@ class Side {
     if (grid.children.length !== n) {
       grid.replaceChildren(...Array.from({ length: n }, (_, k) => smallCanvas(`image of a ${k % 10}`)));
     }
-    [...grid.children].forEach((child, k) => {
-      paint(child, images.subarray(k * LeNet.pixels, (k + 1) * LeNet.pixels));
+    [...grid.children].forEach((canvas, k) => {
+      paint(canvas, images.subarray(k * LeNet.pixels, (k + 1) * LeNet.pixels));
     });
   }
 }

@@ -22,7 +22,7 @@ class Distillation {
       steps,
       epochs,
       images: images.map(() => noise * normal()),
-      raw: raw.fill(Math.log(Math.expm1(firstRate))),
+      raw: raw.fill(inverseSoftplus(firstRate)),
     };
     this.mean = { ...this.learned, images: this.learned.images.slice(), raw: raw.slice() }; // running
     this.adam = { images: new Adam(images.length), raw: new Adam(raw.length) };
@@ -120,6 +120,11 @@ function metaGradient(network, distilled, theta, realImages, realLabels) {
     });
   }
   return { loss, images, rates };
+}
+
+// The raw number of a learning rate.
+function inverseSoftplus(rate) {
+  return Math.log(Math.expm1(rate));
 }
 
 // ---- Chance, the same for the same seed

@@ -3,7 +3,7 @@
 // Train LeNet on the ten images, and ask it about digits.
 
 const PIECE = 50; // digits between two looks at the screen
-const nextFrame = () => new Promise((resolve) => setTimeout(resolve));
+const nextTask = () => new Promise((resolve) => setTimeout(resolve));
 
 function trainingBlock() {
   const network = new LeNet();
@@ -16,31 +16,34 @@ function trainingBlock() {
   async function trainAndShow(weightsOf, who) {
     buttons.forEach((button) => (button.disabled = true));
     try {
-      const { theta, distilled, test } = await loadRecord();
-      trajectory = train(network, chosen(distilled), weightsOf(theta));
+      const { theta, images, test } = await loadRecord();
+      trajectory = train(network, distilledFrom(images), weightsOf(theta));
       let accuracy = 0;
       for (const [k, weights] of trajectory.entries()) {
         accuracy = await score(weights, test, bars[k]);
         element("train-accuracy").textContent = percent(accuracy);
       }
-      element("train-said").textContent =
-        `${who}: ${percent(accuracy)} of the 500 test digits after ${trajectory.length - 1} steps.`;
+      const digits = `${test.images.length} test digits after ${trajectory.length - 1} steps`;
+      announce(`${who}: ${percent(accuracy)} of the ${digits}.`);
       read();
     } catch (error) {
-      element("train-said").textContent = `This did not work: ${error.message}.`;
+      announce(`This did not work: ${error.message}.`);
     }
     buttons.forEach((button) => (button.disabled = false));
   }
 
-  // The distilled images with the rates and labels as they are set.
-  function chosen(distilled) {
-    const raw = Float64Array.from(sliders, (slider) => Math.log(Math.expm1(Number(slider.value))));
-    const images = distilled.images.slice();
+  const announce = (text) => (element("train-said").textContent = text);
+
+  // The images with the learning rates and labels as they are set.
+  function distilledFrom(images) {
+    const raw = Float64Array.from(sliders, (slider) => inverseSoftplus(Number(slider.value)));
+    const last = images.length - LeNet.pixels;
+    const placed = images.slice();
     if (element("train-shuffled").checked) {
-      images.copyWithin(0, LeNet.pixels);
-      images.set(distilled.images.subarray(0, LeNet.pixels), images.length - LeNet.pixels);
+      placed.set(images.subarray(0, last), LeNet.pixels); // image 0 in the place of image 1
+      placed.set(images.subarray(last), 0);
     }
-    return { ...distilled, images, raw };
+    return { images: placed, raw, steps: 1, epochs: raw.length };
   }
 
   // The accuracy, counted before the reader's eyes.
@@ -53,7 +56,7 @@ function trainingBlock() {
       accuracy = right / to;
       bar.querySelector("meter").value = 100 * accuracy;
       bar.lastElementChild.textContent = percent(accuracy);
-      await nextFrame();
+      await nextTask();
     }
     return accuracy;
   }
@@ -62,8 +65,10 @@ function trainingBlock() {
 
   const pad = element("train-pad");
   const pen = pad.getContext("2d", { willReadFrequently: true });
-  const scale = pad.width / 28;
   let sample = null; // the pixels of a test digit, where one lies on the pad
+  pen.lineWidth = pad.width / 12;
+  pen.lineCap = "round";
+  pen.lineJoin = "round";
 
   function clear() {
     sample = null;
@@ -72,31 +77,43 @@ function trainingBlock() {
     read();
   }
 
+  function begin(event) {
+    if (sample) clear();
+    pad.setPointerCapture(event.pointerId);
+    pen.strokeStyle = "white";
+    pen.beginPath();
+    pen.moveTo(...placeOf(event));
+    draw(event);
+  }
+
   function draw(event) {
     if (event.buttons === 0) return;
-    const box = pad.getBoundingClientRect();
-    const x = ((event.clientX - box.left) * pad.width) / box.width;
-    const y = ((event.clientY - box.top) * pad.height) / box.height;
-    sample = null;
-    pen.fillStyle = "white";
-    pen.beginPath();
-    pen.arc(x, y, 1.2 * scale, 0, 2 * Math.PI);
-    pen.fill();
+    pen.lineTo(...placeOf(event));
+    pen.stroke();
+  }
+
+  function placeOf({ clientX, clientY }) {
+    const { left, top, width, height } = pad.getBoundingClientRect();
+    return [((clientX - left) * pad.width) / width, ((clientY - top) * pad.height) / height];
   }
 
   async function showSample() {
-    const { test } = await loadRecord();
-    const image = test.images[Math.floor(Math.random() * test.images.length)];
-    const canvas = smallCanvas("a test digit");
-    paint(canvas, image);
-    clear();
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(canvas, 0, 0, pad.width, pad.height);
-    sample = image;
-    read();
+    try {
+      const { test } = await loadRecord();
+      const image = test.images[Math.floor(Math.random() * test.images.length)];
+      const canvas = smallCanvas("a test digit");
+      paint(canvas, image);
+      clear();
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(canvas, 0, 0, pad.width, pad.height);
+      sample = image;
+      read();
+    } catch (error) {
+      announce(`This did not work: ${error.message}.`);
+    }
   }
 
-  // What the networks before and after training see on the pad.
+  // What the network sees on the pad, before it was trained and after.
   function read() {
     const image = sample ?? drawn(pen);
     const name = (weights) => (image && weights ? argmax(network.forward(weights, image)) : "-");
@@ -104,26 +121,34 @@ function trainingBlock() {
     element("train-read-after").textContent = name(trajectory?.at(-1));
   }
 
-  element("train-go").onclick = () => trainAndShow((theta) => theta, "The network that they are made for");
-  element("train-other").onclick = () => {
-    strangers += 1;
-    const drawnByChance = normals(uniform(strangers));
-    trainAndShow(() => network.xavier(drawnByChance), `Another network, number ${strangers}`);
+  const showRate = (slider) => {
+    slider.nextElementSibling.textContent = Number(slider.value).toFixed(3);
   };
-  const tell = (slider) => (slider.nextElementSibling.textContent = Number(slider.value).toFixed(3));
-  sliders.forEach((slider) => (slider.oninput = () => tell(slider)));
-  element("train-reset").onclick = () => {
+
+  function reset() {
     element("train-shuffled").checked = false;
     sliders.forEach((slider) => {
       slider.value = slider.defaultValue;
-      tell(slider);
+      showRate(slider);
     });
+  }
+
+  element("train-go").onclick = () => trainAndShow((theta) => theta, "The network that they are made for");
+  element("train-other").onclick = () => {
+    strangers += 1;
+    const normal = normals(uniform(strangers));
+    trainAndShow(() => network.xavier(normal), `Another network, number ${strangers}`);
   };
-  pad.onpointerdown = draw;
+  sliders.forEach((slider) => (slider.oninput = () => showRate(slider)));
+  element("train-reset").onclick = reset;
+  pad.onpointerdown = begin;
   pad.onpointermove = draw;
   pad.onpointerup = read;
+  pad.onpointercancel = read;
   element("train-clear").onclick = clear;
   element("train-sample").onclick = showSample;
+  buttons.forEach((button) => (button.disabled = false)); // some browsers remember it
+  reset();
   clear();
 }
 
@@ -138,9 +163,9 @@ function drawn(pen) {
   }
   if (ink.length === 0) return null;
   const range = (values) => Math.max(...values) - Math.min(...values) + 1;
+  const mean = (values) => values.reduce((a, b) => a + b) / values.length;
   const [xs, ys] = [ink.map(([x]) => x), ink.map(([, y]) => y)];
   const size = 20 / Math.max(range(xs), range(ys));
-  const mean = (values) => values.reduce((a, b) => a + b) / values.length;
   const [centreX, centreY] = [mean(xs), mean(ys)];
   const image = new Float64Array(LeNet.pixels);
   for (const [x, y] of ink) {

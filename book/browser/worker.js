@@ -1,64 +1,67 @@
 "use strict";
 
 // One distillation, in a thread of its own. The page sends { start: settings and data } once, then
-// { going: true } and { going: false }; the worker sends what there is to see, some times a second.
+// { isRunning: true } or { isRunning: false }; the worker sends what there is to see, ten times a
+// second. An error ends it and reaches the page's `onerror`.
 
 const SHOWN_EVERY = 100; // ms
 const CHECKED_EVERY = 20; // outer steps
-const STRANGERS = 3; // networks that new images are checked on where none is known
+const UNSEEN = 3; // networks that images are tested on where every outer step has a new one
 
 let run = null;
-let going = false;
+let timer = null;
 
 onmessage = ({ data }) => {
-  if (data.start) run = prepare(data.start);
-  if (data.going && !going) setTimeout(work);
-  going = data.going;
+  if (data.start) {
+    run = prepare(data.start);
+    show();
+    return;
+  }
+  clearTimeout(timer);
+  if (data.isRunning) timer = setTimeout(work);
 };
 
-// theta: weights of the one known network, or null for a new network every outer step.
+// theta: the weights of the one known network, or null for a new network every outer step.
 function prepare({ settings, theta, training, held }) {
   const network = new LeNet();
   const next = uniform(settings.seed);
   const normal = normals(next);
   const distillation = new Distillation(network, settings, normal);
-  const strangers = theta ? [theta] : Array.from({ length: STRANGERS }, () => network.xavier(normal));
-  const draw = () => (theta ? theta : network.xavier(normal));
-  return { network, next, distillation, strangers, draw, batch: settings.batch, training, held };
+  const draw = () => theta ?? network.xavier(normal);
+  const tested = theta ? [theta] : Array.from({ length: UNSEEN }, draw);
+  const accuracy = accuracyOf(network, tested, held);
+  return { network, next, distillation, tested, draw, batch: settings.batch, training, held, accuracy };
 }
 
 function work() {
   const { settings } = run.distillation;
   const until = performance.now() + SHOWN_EVERY;
-  while (going && run.distillation.step < settings.iterations && performance.now() < until) {
-    outerStep();
-  }
+  while (run.distillation.step < settings.iterations && performance.now() < until) outerStep();
   show();
-  if (run.distillation.step === settings.iterations) going = false;
-  if (going) setTimeout(work);
+  if (run.distillation.step < settings.iterations) timer = setTimeout(work);
 }
 
 function outerStep() {
-  const { distillation, training, next, batch } = run;
+  const { distillation, network, training, held, next, batch, tested } = run;
   const chosen = Array.from({ length: batch }, () => Math.floor(next() * training.images.length));
   const images = chosen.map((i) => training.images[i]);
   const labels = chosen.map((i) => training.labels[i]);
-  distillation.outerStep(run.draw(), images, labels);
-  const last = distillation.step === distillation.settings.iterations;
-  if (distillation.step % CHECKED_EVERY === 0 || last) run.accuracy = accuracy();
+  const loss = distillation.outerStep(run.draw(), images, labels);
+  if (!Number.isFinite(loss)) throw new Error(`the loss diverged at outer step ${distillation.step}`);
+  const isLast = distillation.step === distillation.settings.iterations;
+  if (distillation.step % CHECKED_EVERY === 0 || isLast) {
+    const trained = tested.map((theta) => train(network, distillation.mean, theta).at(-1));
+    run.accuracy = accuracyOf(network, trained, held);
+  }
 }
 
-// Of networks trained on the running mean of the images, on digits that were not trained on.
-function accuracy() {
-  const { network, distillation, strangers, held } = run;
-  const right = strangers.map((theta) => {
-    return network.correct(train(network, distillation.mean, theta).at(-1), held.images, held.labels);
-  });
-  return right.reduce((a, b) => a + b) / strangers.length / held.images.length;
+// The mean over networks, on digits that were not trained on.
+function accuracyOf(network, networks, { images, labels }) {
+  const right = networks.map((theta) => network.correct(theta, images, labels));
+  return right.reduce((a, b) => a + b) / networks.length / images.length;
 }
 
 function show() {
   const { step, mean } = run.distillation;
-  const rates = order(mean).map(([, rate]) => rate);
-  postMessage({ step, images: mean.images, rates, accuracy: run.accuracy });
+  postMessage({ step, images: mean.images, accuracy: run.accuracy });
 }

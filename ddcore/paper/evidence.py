@@ -15,7 +15,7 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.records import Metric, Record
 from ddcore.paper import rules
 from ddcore.paper.claims import TEST_ACCURACY, Curve, Measurable, Number, Std, Verdict
-from ddcore.paper.ledger import SYMBOLS, Judge
+from ddcore.paper.ledger import Judge, markdown_table
 from ddcore.paper.places import PAGES, page_of
 
 FILES = "files"  # the folder of the records' files in the book
@@ -28,7 +28,7 @@ def pages(judge: Judge) -> dict[str, str]:
     """All pages by name, as Markdown."""
     parts = {page.name: [HEAD.format(**page._asdict())] for page in PAGES}
     for experiment in EXPERIMENTS:
-        record = judge.found(experiment)
+        record = judge.find(experiment)
         if record is not None:
             parts[page_of(experiment).name].append(section(judge, record))
     return {name: "\n".join(sections) for name, sections in parts.items()}
@@ -38,8 +38,8 @@ HEAD = """\
 # Evidence: {title}
 
 What the numbers of {{doc}}`its chapter <../notebooks/{chapter}>` come from, experiment by
-experiment. A dot is a test network; an orange diamond is what the paper prints, its line the
-paper's standard deviation.
+experiment. A dot is a test network, the upright line their mean; the orange diamond is what the
+paper prints, its line the paper's standard deviation.
 """
 
 
@@ -72,23 +72,20 @@ def answered(judge: Judge, experiment: str) -> list[Measurable | Curve]:
 
 
 def claims_table(judge: Judge, claims: Sequence[Measurable | Curve]) -> str:
-    """Empty where the paper has no number for this experiment."""
+    """The claims that a record answers, with the rule for each in words."""
     if not claims:
         return "The paper prints no number for this experiment."
-    rows = ["| in the paper | its number | ours | verdict | the rule |", "|---|---|---|---|---|"]
+    rows = [["in the paper", "its number", "ours", "verdict", "the rule"]]
     unreadable = [claim for claim in claims if judge.verdict(claim) is Verdict.UNREADABLE]
     for claim in claims:
-        if claim in unreadable:
-            continue
-        row = judge.row(claim)
-        verdict = f"{SYMBOLS[judge.verdict(claim)]} {row['verdict']}"
-        rule = rules.in_words(claim)
-        rows.append(
-            f"| {claim.place}: {claim.id} | {row['paper']} | {row['ours']} | {verdict} | {rule} |"
-        )
+        if claim not in unreadable:
+            row = judge.row(claim)
+            place = f"{claim.place}: {claim.id}"
+            rule = rules.in_words(claim)
+            rows.append([place, row["paper"], row["ours"], judge.with_symbol(claim), rule])
     if unreadable:
-        rows.append(f"| {len(unreadable)} other numbers | | | ? unreadable | none |")
-    return "\n".join(rows)
+        rows.append([f"{len(unreadable)} other numbers", "", "", "? unreadable", ""])
+    return markdown_table(rows)
 
 
 def record_table(record: Record) -> str:
@@ -106,8 +103,7 @@ def record_table(record: Record) -> str:
         "data": f"{record.data['name']}, sha256 {record.data['sha256'][:16]}",
         "files": files(record),
     }
-    lines = [f"| {said} | {value} |" for said, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    return markdown_table([["", ""], *([said, str(value)] for said, value in rows.items())])
 
 
 def settings(record: Record) -> str:
@@ -119,27 +115,21 @@ def settings(record: Record) -> str:
 
 def runs_table(others: Iterable[Record]) -> str:
     """The same experiment from other seeds and with the paper's own settings."""
-    rows = ["| other runs | test accuracy | seconds | commit | files |", "|---|--:|--:|---|---|"]
+    rows = [["other runs", "test accuracy in %", "seconds", "commit", "files"]]
     for record in others:
         made = record.environment
         changes = record.name.removeprefix(f"{record.experiment}, ")
-        cells = (
-            changes,
-            record.accuracy,
-            f"{made['seconds']:,.0f}",
-            str(made["commit"])[:10],
-            files(record),
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        seconds = f"{made['seconds']:,.0f}"
+        rows.append([changes, record.accuracy, seconds, str(made["commit"])[:10], files(record)])
+    return markdown_table(rows)
 
 
-def files(record: Record) -> str:
-    """Links to a record's files, seen from a page of evidence."""
+def files(record: Record, root: str = "../") -> str:
+    """Links to a record's files; `root`: the way to the book's root."""
     names = ["record.json"]
     if record.has_images:
         names += ["distilled.safetensors", "images.png"]
-    folder = f"../{FILES}/{record.experiment}/{record.key}"
+    folder = f"{root}{FILES}/{record.experiment}/{record.key}"
     return ", ".join(f'<a href="{folder}/{name}">{name}</a>' for name in names)
 
 

@@ -6,7 +6,7 @@ the book's results page, the README and `ddcore report`. Nothing is rounded in o
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from functools import cache
 from typing import Any, cast
@@ -101,18 +101,14 @@ class Judge:
         replicates: Callable[[str], list[Record]] | None = None,
     ) -> None:
         self.claims = claims or load()
-        self._find = cache(find or records.find)
+        self.find = cache(find or records.find)
         self._replicates = cache(replicates or records.replicates)
 
     # ---- What the records say
 
-    def found(self, experiment: str) -> Record | None:
-        """The experiment's record, where there is one."""
-        return self._find(experiment)
-
     def record(self, experiment: str) -> Record:
         """The experiment's record; Unrecorded where there is none."""
-        record = self._find(experiment)
+        record = self.find(experiment)
         if record is None:
             raise Unrecorded(experiment)
         return record
@@ -143,6 +139,11 @@ class Judge:
         return found
 
     # ---- Verdicts
+
+    def with_symbol(self, claim: Claim) -> str:
+        """The claim's verdict after its symbol."""
+        verdict = self.verdict(claim)
+        return f"{SYMBOLS[verdict]} {verdict.value}"
 
     def verdict(self, claim: Claim) -> Verdict:
         """The claim's verdict; a discrepancy's is "not run"."""
@@ -298,14 +299,14 @@ class Judge:
         if isinstance(claim, Number) and claim.also:
             facts.append(self._on_another_copy(claim))
         for experiment in self._experiments(claim):
-            record = self._find(experiment)
+            record = self.find(experiment)
             if record is not None:
                 facts += _particulars(record)
         return ", ".join(dict.fromkeys(filter(None, facts)))
 
     def _on_another_copy(self, claim: Number) -> str:
         """Our number on the other copy of the data; empty where it was not run there."""
-        record = self._find(claim.also)
+        record = self.find(claim.also)
         if record is None:
             return ""
         copies = (record.data["name"], record.config.get("source"))
@@ -430,7 +431,8 @@ def numbers(judge: Judge, names: list[str]) -> Linked:
     columns = ["paper", "paper's recipe", "ours", "over seeds", "verdict", "beside"]
     filled = [column for column in columns if any(row[column] for row in rows)]
     frame = pd.DataFrame(rows, columns=["id", *filled]).set_index("id")
-    return Linked(frame, {(name, "ours"): judge.experiment(name) for name in names})
+    ours = {row["id"] for row in rows if row["ours"]}
+    return Linked(frame, {(name, "ours"): judge.experiment(name) for name in ours})
 
 
 def statements(judge: Judge, names: list[str]) -> pd.DataFrame:
@@ -465,10 +467,14 @@ def counts(frame: pd.DataFrame) -> pd.DataFrame:
     """How many claims of each kind have each verdict, best first."""
     rows = []
     for kind, verdicts in frame.groupby("kind")["verdict"]:
-        number = Counter(verdicts)
-        told = [f"{number[word]} {word}" for word in reversed(Verdict) if word in number]
-        rows.append({"kind": kind, "claims": len(verdicts), "verdicts": ", ".join(told)})
+        rows.append({"kind": kind, "claims": len(verdicts), "verdicts": counted(verdicts)})
     return pd.DataFrame(rows).set_index("kind")
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """How many there are of each verdict, best first, in words."""
+    number = Counter(verdicts)
+    return ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -476,6 +482,12 @@ def markdown(frame: pd.DataFrame) -> str:
     rows = [list(frame.columns), ["---"] * frame.shape[1]]
     rows += frame.astype(str).values.tolist()
     return "\n".join(_markdown_row(row) for row in rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is its head."""
+    head, *body = rows
+    return markdown(pd.DataFrame(body, columns=list(head)))
 
 
 def _markdown_row(cells: list[str]) -> str:

@@ -3,11 +3,8 @@ the sets of images to download."""
 
 import inspect
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 import ddcore
 from ddcore.experiments import records
@@ -24,14 +21,7 @@ from ddcore.paper.claims import (
     Std,
     Verdict,
 )
-from ddcore.paper.ledger import SYMBOLS, Judge
-
-
-def verdict(judge: Judge, claim: Claim) -> str:
-    """As symbol and word."""
-    found = judge.verdict(claim)
-    return f"{SYMBOLS[found]} {found.value}"
-
+from ddcore.paper.ledger import Judge, markdown_table
 
 # ---- The front page
 
@@ -49,25 +39,18 @@ def headlines(judge: Judge) -> str:
             if row["over seeds"]:
                 ours += f"<br>over seeds {row['over seeds']}"
             numbers = [row["paper"], by_paper, ours]
-            rows.append([chapter, verdict(judge, claim), *numbers, row["beside"]])
-    number = Counter(judge.verdict(claim) for claim in results(judge))
-    told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
+            rows.append([chapter, judge.with_symbol(claim), *numbers, row["beside"]])
+    told = ledger.counted(judge.verdict(claim) for claim in results(judge))
     counted = (
         f"Of the {len(results(judge))} results that the paper prints, ours are: {told}. "
         "*Unreadable* means that a number cannot be told apart from its neighbours in the paper's "
         "text. SVHN was not run."
     )
-    return f"{table(rows)}\n\n{counted}\n"
+    return f"{markdown_table(rows)}\n\n{counted}\n"
 
 
 def results(judge: Judge) -> list[Result]:
     return [claim for claim in judge.claims.values() if isinstance(claim, Result)]
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is its head."""
-    head, *body = rows
-    return ledger.markdown(pd.DataFrame(body, columns=list(head)))
 
 
 # ---- The claims
@@ -115,10 +98,9 @@ def folded(
     title: str, judge: Judge, chosen: Sequence[Claim], rows: list[list[str]], state: str = ""
 ) -> str:
     """A heading, how many have which verdict, and the rows, which a reader unfolds."""
-    number = Counter(judge.verdict(claim) for claim in chosen)
-    told = ", ".join(f"{number[word]} {word}" for word in reversed(Verdict) if word in number)
+    told = ledger.counted(judge.verdict(claim) for claim in chosen)
     head = f'### {title}\n\n<details class="dd-claims" {state}><summary>{told}</summary>'
-    return f"{head}\n\n{table(rows)}\n\n</details>"
+    return f"{head}\n\n{markdown_table(rows)}\n\n</details>"
 
 
 def findable(judge: Judge, chosen: Sequence[Claim]) -> str:
@@ -137,15 +119,15 @@ def number_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
             unreadable.append(claim)
             continue
         row = judge.row(claim)
-        name = breakable(claim)
-        answer = judge.answer(claim)
-        if isinstance(answer, Number | Curve) and judge.found(answer.experiment):
-            name = f'<a href="{places.address(answer.experiment)}">{name}</a>'
+        ours = row["ours"]
+        if ours:
+            ours = places.link(ours, judge.experiment(claim.id))
         notes = [row["over seeds"] and f"over seeds {row['over seeds']}", spread(judge, claim)]
         notes += [row["beside"], row["note"]]
         beside = ". ".join(note for note in notes if note)
-        paper = [row["paper"], row["paper's recipe"], row["ours"]]
-        rows.append([f"{name}<br>{claim.place}", verdict(judge, claim), *paper, beside])
+        name = f"{breakable(claim)}<br>{claim.place}"
+        numbers = [row["paper"], row["paper's recipe"], ours]
+        rows.append([name, judge.with_symbol(claim), *numbers, beside])
     if unreadable:
         names = ", ".join(breakable(claim) for claim in unreadable)
         rows.append([names, "? unreadable", "", "", "", f"{len(unreadable)} numbers"])
@@ -166,7 +148,7 @@ def statement_rows(judge: Judge, chosen: Sequence[Claim]) -> list[list[str]]:
         name = f"{breakable(claim)}<br>{claim.place}"
         beside = re.sub(r"notebooks/(\S+)\.ipynb", CHAPTER, row["beside"])
         known = " ".join(part for part in (row["note"], beside and f"({beside})") if part)
-        rows.append([name, verdict(judge, claim), row["paper"], known])
+        rows.append([name, judge.with_symbol(claim), row["paper"], known])
     return rows
 
 
@@ -184,19 +166,20 @@ def breakable(claim: Claim) -> str:
 def images() -> str:
     """A table of the sets of distilled images, with their files."""
     rows = [["set", "made from", "images", "test accuracy in %", "files"]]
-    for record in records.everywhere():
-        if record.has_images and not record.experiment.startswith("baseline"):
-            rows.append(images_row(record))
-    return table(rows)
+    for first in records.everywhere():
+        if not first.experiment.startswith("baseline"):
+            every = (first, *records.replicates(first.experiment))
+            rows += [images_row(record) for record in every if record.has_images]
+    return markdown_table(rows)
 
 
 def images_row(record: Record) -> list[str]:
     config = record.config
     each = config["per_class"] * len(record.distilled.meta["classes"])
     size = f"{config['steps']} steps of {each}" if config["steps"] > 1 else f"{each}"
-    links = evidence.files(record).replace("../", "")
-    name = places.link(record.experiment, record.experiment)
-    return [name, record.data["name"], size, record.accuracy, links]
+    name = places.link(record.name, record.experiment)
+    files = evidence.files(record, root="")
+    return [name, record.data["name"], size, record.accuracy, files]
 
 
 # ---- The package's names

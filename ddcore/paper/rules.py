@@ -149,13 +149,17 @@ def in_words(claim: Number | Curve) -> str:
     """The rule for one claim, as a reader of its evidence sees it."""
     if isinstance(claim, Curve):
         return "the rule of the number that the text prints for this point, where there is one"
+    reading = "; of each reading of the number, and all must agree" if claim.intervals else ""
     if claim.rule == "close":
-        return f"equal within {close_tolerance(claim):g} of the paper's number"
+        return f"equal within {close_tolerance(claim):g} of the paper's number{reading}"
     better = "higher" if claim.rule == "at least" else "lower"
     exceeded = ""
     if isinstance(claim, Result):
         exceeded = f"exceeded if {better} by {RESULT_MARGIN:g} and by two standard errors; "
-    return f"{exceeded}below if worse by up to {result_tolerance(claim):g}"
+    return (
+        f"{exceeded}equal if worse by one standard error at most; "
+        f"below if by {result_tolerance(claim):g} at most{reading}"
+    )
 
 
 def spread(difference: float, paper: float) -> Verdict:
