@@ -63,7 +63,7 @@ BOOK_SOURCES = (
 )
 
 CELL_LIMIT = 900  # seconds
-PAGE_LIMIT = 3_000_000  # bytes of HTML
+PAGE_LIMIT = 1_500_000  # bytes of HTML
 NPM_LIMIT = 300  # seconds
 CDN = "https://cdn.jsdelivr.net/npm"
 
@@ -115,6 +115,8 @@ def main() -> int:
     shutil.rmtree(html, ignore_errors=True)
     if run_jupyter_book() != 0:
         return 1
+    for path in html.glob("notebooks/*.html"):
+        path.write_text(with_state_last(path.read_text("utf-8")), "utf-8")
     write_files(html / evidence.FILES)
     complaints = check(html)
     if complaints:
@@ -272,6 +274,15 @@ def lay(folder: Path, texts: dict[str, str]) -> None:
             path.unlink()
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def with_state_last(page: str) -> str:
+    """A page whose widgets' state, up to megabytes, stands at its end and not in its head, where a
+    reader would wait for it."""
+    state = re.search(r'<script type="application/vnd.jupyter.widget-state.*?</script>', page, re.S)
+    if state is None:
+        return page
+    return page.replace(state[0], "").replace("</body>", f"{state[0]}\n</body>")
 
 
 def write_files(folder: Path) -> None:

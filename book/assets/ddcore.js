@@ -21,6 +21,24 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// The widgets' script is large: it is loaded when one of them comes near the window.
+const widgets = new URL("vendor/widgets/embed.js", document.currentScript.src);
+document.addEventListener("DOMContentLoaded", () => {
+  const near = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      near.disconnect();
+      const script = Object.assign(document.createElement("script"), { src: widgets });
+      script.onload = () => window.dispatchEvent(new Event("load")); // which it waits for
+      document.head.append(script);
+    },
+    { rootMargin: "800px" },
+  );
+  for (const view of document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']")) {
+    near.observe(view.parentElement);
+  }
+});
+
 // The handle of a widget's slider has no name of its own, and what it changes is to be announced.
 new MutationObserver(() => {
   for (const handle of document.querySelectorAll(".widget-slider [role=slider]:not([aria-label])")) {

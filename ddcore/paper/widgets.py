@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 110
 
@@ -44,7 +45,9 @@ def page(caption: str, alt: str, figure: Figure) -> str:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight")
     plt.close(figure)
-    source = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    small = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(256).save(small, "png", optimize=True)  # half as large
+    source = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
     picture = f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'
     text = f"<figcaption>{html.escape(caption)}</figcaption>"
     return f'<figure style="margin: 0">{picture}{text}</figure>'

@@ -234,6 +234,9 @@ class TestDistilling:
 class TestSliders:
     def test_a_slider_has_a_name_and_moves_by_keys(self, visit):
         page = visit("notebooks/01-introduction.html")
+        page.execute_script(
+            "document.querySelector('#what-happens-in-the-three-steps').scrollIntoView()"
+        )
         handle = wait(page, lambda page: page.find_element(By.CSS_SELECTOR, "[role=slider]"))
         wait(page, lambda page: handle.get_attribute("aria-label") == "gradient step")
         handle.send_keys(Keys.ARROW_RIGHT)

@@ -106,7 +106,7 @@ class TestCheck:
     def test_a_heavy_page(self, build, tmp_path):
         (tmp_path / "heavy.html").write_text("x" * (build.PAGE_LIMIT + 1))
         (complaint,) = build.check(tmp_path)
-        assert complaint.startswith("heavy.html: 3,000,001 bytes")
+        assert complaint.startswith("heavy.html: 1,500,001 bytes")
 
     def test_pages_in_their_order(self, build, tmp_path):
         for name in ("b", "a"):
@@ -244,6 +244,15 @@ class TestRunTable:
         for experiment in ("fig2a", "table1"):
             row = f"| {experiment} | 95.31 | cpu | 1,234 | 2 | aaaaaaaaaa-and-changes | mnist |"
             assert row in lines
+
+
+def test_the_state_of_widgets_moves_to_the_end_of_a_page(build):
+    state = '<script type="application/vnd.jupyter.widget-state+json">{}</script>'
+    page = f"<html><head>{state}</head><body>a</body></html>"
+    moved = f"<html><head></head><body>a{state}\n</body></html>"
+    assert build.with_state_last(page) == moved
+    assert build.with_state_last(moved) == f"<html><head></head><body>a\n{state}\n</body></html>"
+    assert build.with_state_last("<body></body>") == "<body></body>"
 
 
 class TestConfiguration:
