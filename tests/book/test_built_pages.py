@@ -302,6 +302,11 @@ def test_every_page(visit, axe, page):
     assert axe() == {}
 
     of_width(browser, PHONE)
+    lefts = browser.execute_script(
+        "return [...document.querySelectorAll('article div.math > mjx-container')]"
+        ".map(formula => formula.getBoundingClientRect().left)"
+    )
+    assert min(lefts, default=0) >= 0  # a formula begins within the page, and scrolls
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
 
 
