@@ -47,9 +47,17 @@ def assert_close(one: DistilledData, two: DistilledData) -> None:
     torch.testing.assert_close(one.lrs, two.lrs, rtol=1e-4, atol=0)
 
 
-def test_two_processes_that_die_and_resume_follow_the_trajectory_of_one(tmp_path):
-    launcher = start(tmp_path / "two", TORCHRUN, 40)
-    checkpoints = tmp_path / "two/cache/ddcore/checkpoints"
+def test_two_processes_follow_the_trajectory_of_one(tmp_path):
+    one, alone, _ = finish(start(tmp_path / "one", [], 5))
+    two, both, _ = finish(start(tmp_path / "two", TORCHRUN, 5))
+    assert_close(alone, both)
+    assert [record["environment"]["world_size"] for record in (one, two)] == [1, 2]
+    assert len(list((tmp_path / "two").glob("fig3a/*"))) == 1
+
+
+def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(tmp_path):
+    launcher = start(tmp_path, TORCHRUN, 40)
+    checkpoints = tmp_path / "cache/ddcore/checkpoints"
     until = time.monotonic() + 120
     while not list(checkpoints.glob("*.safetensors")) and time.monotonic() < until:
         time.sleep(0.05)
@@ -58,14 +66,12 @@ def test_two_processes_that_die_and_resume_follow_the_trajectory_of_one(tmp_path
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode != 0 and "Signal 9" in err
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert not list(tmp_path.glob("two/fig3a/*"))
+    assert not list(tmp_path.glob("fig3a/*"))
 
-    two, both, err = finish(start(tmp_path / "two", TORCHRUN, 40))
+    _, resumed, err = finish(start(tmp_path, TORCHRUN, 40))
     assert "resuming at outer step" in err
-    one, alone, _ = finish(start(tmp_path / "one", [], 40))
-    assert_close(alone, both)
-    assert [record["environment"]["world_size"] for record in (one, two)] == [1, 2]
-    assert len(list(tmp_path.glob("two/fig3a/*"))) == 1
+    _, whole, _ = finish(start(tmp_path / "whole", TORCHRUN, 40))
+    assert_close(resumed, whole)
 
 
 def test_two_runs_of_one_configuration_compute_it_once(tmp_path):
