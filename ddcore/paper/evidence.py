@@ -167,7 +167,7 @@ def dots(judge: Judge, record: Record, metric: str) -> str:
     spread = [top + (i * 7 % 13) / 12 * (bottom - top) for i in range(len(values))]
     places = "".join(f"M{x(v)} {y:.0f}h0" for v, y in zip(values, spread, strict=True))
     said = f"{metric.replace('_', ' ')} of {len(values)} networks: "
-    said += f"{min(values):.2f} to {max(values):.2f} %, mean {mean:.2f} %"
+    said += f"{min(values):.2f} to {max(values):.2f} %"
     marks = f'<path class="dd-mean" d="M{x(mean)} {top - 6}V{bottom + 6}"/>'
     if paper:
         said += f"; the paper {paper[1]:g} %"
