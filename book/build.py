@@ -261,6 +261,7 @@ START = """\
 ```
 {clone}make book
 .venv/bin/ddcore notebook 03-1 -p steps=2
+.venv/bin/ddcore data mnist
 .venv/bin/ddcore verify fig2a
 ```
 """

@@ -30,6 +30,7 @@ function distillationBlock() {
     try {
       const { theta, test } = await loadRecord();
       const training = await loadTraining();
+      document.querySelectorAll(".dd-total").forEach((total) => (total.textContent = chosen.iterations));
       sides.forEach((side) => side.start(chosen, { theta, training, held: test }));
       setRunning(true);
     } catch (error) {
@@ -72,7 +73,10 @@ function distillationBlock() {
   const announce = (text) => (element("distill-said").textContent = text);
   go.onclick = () => (isPaused ? setRunning(true) : start());
   stop.onclick = () => setRunning(false);
-  form.oninput = () => end("Distil"); // other settings are another run
+  form.onchange = () => {
+    end("Distil");
+    announce("The settings have changed: this will be a new run.");
+  };
   document.addEventListener("visibilitychange", () => {
     if (document.hidden && !stop.disabled) setRunning(false);
   });

@@ -139,8 +139,18 @@ function trainingBlock() {
     const normal = normals(uniform(strangers));
     trainAndShow(() => network.xavier(normal), `Another network, number ${strangers}`);
   };
-  sliders.forEach((slider) => (slider.oninput = () => showRate(slider)));
-  element("train-reset").onclick = reset;
+  const changed = () => announce("The settings have changed: train again.");
+  sliders.forEach((slider) => {
+    slider.oninput = () => {
+      showRate(slider);
+      changed();
+    };
+  });
+  element("train-shuffled").onchange = changed;
+  element("train-reset").onclick = () => {
+    reset();
+    changed();
+  };
   pad.onpointerdown = begin;
   pad.onpointermove = draw;
   pad.onpointerup = read;

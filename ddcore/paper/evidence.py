@@ -53,8 +53,8 @@ def section(judge: Judge, record: Record) -> str:
         [
             f"## {name}",
             *(dots(judge, record, metric) for metric in metrics(record, claims)),
-            claims_table(judge, claims),
             record_table(record),
+            claims_table(judge, claims),
             *([runs_table(others)] if others else []),
         ]
     )
@@ -82,6 +82,9 @@ def claims_table(judge: Judge, claims: Sequence[Measurable | Curve]) -> str:
             row = judge.row(claim)
             place = f"{claim.place}: {claim.id}"
             rule = rules.in_words(claim)
+            seeds = len(judge.over_seeds(claim))
+            if seeds > 1:
+                rule += f"; the worst of {seeds} seeds counts: {row['over seeds']}"
             rows.append([place, row["paper"], row["ours"], judge.with_symbol(claim), rule])
     if unreadable:
         rows.append([f"{len(unreadable)} other numbers", "", "", "? unreadable", ""])

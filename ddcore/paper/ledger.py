@@ -260,12 +260,14 @@ class Judge:
             return ""
 
     def _by_the_papers_recipe(self, claim: Claim) -> str:
-        """What the paper's own settings give here; empty where they were not run."""
+        """What the paper's own settings give here, and the verdict on it; empty where they were not
+        run."""
         if not isinstance(claim, Result | Std):
             return ""
         for record in self._replicates(claim.experiment):
             if record.overrides == {"faithful": True} and claim.reference.name in record.metrics:
-                return shown(_measured(record, claim.reference), claim)
+                found = _measured(record, claim.reference)
+                return f"{shown(found, claim)} ({rules.number(claim, found)})"
         return ""
 
     def _over_seeds(self, claim: Claim) -> str:

@@ -11,6 +11,7 @@ from ddcore.experiments import records
 from ddcore.experiments.records import Record
 from ddcore.paper import evidence, ledger, places
 from ddcore.paper.claims import (
+    Baseline,
     Claim,
     Curve,
     Number,
@@ -28,7 +29,7 @@ from ddcore.paper.ledger import Judge, markdown_table
 
 def headlines(judge: Judge) -> str:
     """The README's table with links, and the counts of all results in one sentence."""
-    rows = [["result", "verdict", "paper", "paper's recipe", "ours", "beside"]]
+    rows = [["result", "verdict", "paper", "ours, seed 0", "paper's recipe", "what to know"]]
     for claim in results(judge):
         if claim.headline:
             row = judge.row(claim)
@@ -38,15 +39,19 @@ def headlines(judge: Judge) -> str:
             by_paper = row["paper's recipe"] or Verdict.NOT_RUN.value
             if row["over seeds"]:
                 ours += f"<br>over seeds {row['over seeds']}"
-            numbers = [row["paper"], by_paper, ours]
-            rows.append([chapter, judge.with_symbol(claim), *numbers, row["beside"]])
-    told = ledger.counted(judge.verdict(claim) for claim in results(judge))
-    counted = (
-        f"Of the {len(results(judge))} results that the paper prints, ours are: {told}. "
-        "*Unreadable* means that a number cannot be told apart from its neighbours in the paper's "
-        "text. SVHN was not run."
-    )
-    return f"{markdown_table(rows)}\n\n{counted}\n"
+            verdict = judge.with_symbol(claim) + (", on a stand-in" if claim.also else "")
+            rows.append([chapter, verdict, row["paper"], ours, by_paper, row["beside"]])
+    return f"{markdown_table(rows)}\n\n{totals(judge)}\n"
+
+
+def totals(judge: Judge) -> str:
+    """How many results, baselines and statements have which verdict."""
+    told = []
+    for kind, said in ((Result, "results"), (Baseline, "baselines"), (Statement, "statements")):
+        chosen = [claim for claim in judge.claims.values() if isinstance(claim, kind)]
+        counts = ledger.counted(judge.verdict(claim) for claim in chosen)
+        told.append(f"- Of the paper's {len(chosen)} {said}: {counts}.")
+    return "\n".join(told)
 
 
 def results(judge: Judge) -> list[Result]:
