@@ -310,7 +310,7 @@ def test_every_page(visit, axe, page):
     widths = browser.execute_script(
         "return [...document.querySelectorAll('.cell_output a > img')].map(image => image.width)"
     )
-    assert min(widths, default=660) >= 660  # labels of nine pixels, and a figure scrolls
+    assert min(widths, default=640) >= 640  # labels of nine pixels, and a figure scrolls
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
 
 

@@ -508,7 +508,7 @@ class TestTables:
         runs = [replicate(accuracy(70, 8), faithful=True), replicate(accuracy(80, 2), seed=1)]
         rows = ledger.table(judge({"fig3a": accuracy(88, 2)}, replicates=runs)).set_index("id")
         assert rows["paper's recipe"]["fig3a.accuracy"] == "70.00 ± 8.00 (not reproduced)"
-        assert rows["paper's recipe"]["fig3a.accuracy.std"] == "8.00"
+        assert rows["paper's recipe"]["fig3a.accuracy.std"] == "8.00 (not reproduced)"
         assert rows["paper's recipe"]["fig2a.accuracy"] == ""
 
     def test_markdown_has_a_line_for_each_row(self, verdicts):
