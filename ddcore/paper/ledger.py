@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 
@@ -50,6 +50,7 @@ __all__ = [
     "table",
 ]
 
+SHOWN_PARTS = 2  # of a statement, among those that do not hold
 PAPER_POOL = 2000  # pretrained networks that the paper distils with
 CLASSES = 10  # of every dataset in the paper
 COPIES = {
@@ -77,6 +78,13 @@ SYMBOLS = {
     Verdict.NOT_MEASURED: "–",
 }
 ROUNDING = {"at least": ROUND_FLOOR, "at most": ROUND_CEILING, "close": ROUND_HALF_EVEN}
+
+
+class Part(NamedTuple):
+    """What decides a statement with others: what is compared, and what became of it."""
+
+    said: str
+    verdict: Verdict
 
 
 class Unrecorded(LookupError):
@@ -197,22 +205,43 @@ class Judge:
         if claim.verdict:
             is_shown = (records.PROJECT / claim.evidence).is_file()
             return claim.verdict if is_shown else Verdict.NOT_MEASURED
+        return rules.all_parts([part.verdict for part in self._parts(claim)])
+
+    def _parts(self, claim: Statement) -> list["Part"]:
+        """What decides a statement: comparisons, then other claims."""
         parts = [
             self._comparison(comparison, a, others)
             for comparison in claim.compare
             for a, others in comparison.pairs()
         ]
-        numbers = [self.verdict(self.claims[name]) for name in expand(claim.claims)]
-        parts += [rules.PARTS[verdict] for verdict in numbers]
-        return rules.all_parts(parts)
+        for name in expand(claim.claims):
+            number = self.claims[name]
+            said = f"{name} {self._ours(number)} (paper {self.printed(number)})"
+            parts.append(Part(said, rules.PARTS[self.verdict(number)]))
+        return parts
 
-    def _comparison(self, comparison: Comparison, name: str, others: list[str]) -> Verdict:
+    def _comparison(self, comparison: Comparison, name: str, others: list[str]) -> "Part":
         try:
             a = self._measurement(name)
             b = rules.mean_of([self._measurement(other) for other in others])
         except Unrecorded:
-            return Verdict.NOT_MEASURED
-        return rules.comparison(comparison, a, b)
+            return Part(name, Verdict.NOT_MEASURED)
+        first, second = (records.rounded(each.mean, ROUND_FLOOR) for each in (a, b))
+        said = f"{name} {first} beside {' and '.join(others)} {second}"
+        return Part(said, rules.comparison(comparison, a, b))
+
+    def _reason(self, claim: Statement) -> str:
+        """How many parts hold, and the first that do not."""
+        known = [p for p in self._parts(claim) if p.verdict is not Verdict.NOT_MEASURED]
+        if not known:
+            return ""
+        missed = [part.said for part in known if part.verdict is not Verdict.HOLDS]
+        said = f"{len(known) - len(missed)} of {len(known)} parts hold"
+        if missed:
+            said += f", not {'; '.join(missed[:SHOWN_PARTS])}"
+        if len(missed) > SHOWN_PARTS:
+            said += " and others"
+        return said
 
     # ---- What the reader sees
 
@@ -297,7 +326,7 @@ class Judge:
         if isinstance(claim, Setup):
             facts.append(claim.deviation)
         if isinstance(claim, Statement):
-            facts.append(claim.evidence)
+            facts.append(claim.evidence or self._reason(claim))
         if isinstance(claim, Number) and claim.also:
             facts.append(self._on_another_copy(claim))
         for experiment in self._experiments(claim):

@@ -437,6 +437,14 @@ class TestBeside:
         row = judge({"table3-mnist-10": small}).row(CLAIMS["table3.mnist.10.ours.attacked_correct"])
         assert row["beside"] == "pool of 200 networks"
 
+    def test_a_statement_says_which_parts_do_not_hold(self):
+        claim = statement(compare=[{"a": "one two three", "b": "four four four", "by": 2}])
+        there = {"one": accuracy(50, 1), "two": accuracy(41, 1), "four": accuracy(40, 1)}
+        assert judge(there, claim).row(claim)["beside"] == (
+            "1 of 2 parts hold, not two 41.00 beside four 40.00"
+        )
+        assert judge({}, claim).row(claim)["beside"] == ""
+
     def test_the_runs_before(self):
         row = judge({"fig2a": accuracy(95)}).row(CLAIMS["fig2a.accuracy"])
         assert row["beside"].startswith("runs before: 92.12")
