@@ -20,9 +20,11 @@ from PIL import Image
 import ddcore
 from ddcore.distilled import DistilledData
 from ddcore.experiments import records
+from ddcore.experiments.records import Record
 from ddcore.paper import figures
 
 BROWSER = Path(__file__).parent / "browser"
+DIGITS = BROWSER / "digits.npz"
 
 
 def scripts() -> dict[str, str]:
@@ -30,9 +32,9 @@ def scripts() -> dict[str, str]:
     network = source("lenet.js") + source("distillation.js")
     worker = json.dumps(network + source("worker.js"))
     page = "".join(source(name) for name in ("data.js", "train.js", "distil.js"))
-    digits = np.load(BROWSER / "digits.npz")
-    distilled = ddcore.load_distilled("fig2a")
-    record = {
+    digits = np.load(DIGITS)
+    distilled = fig2a().distilled
+    data = {
         "theta": floats(theta_0(distilled)[0]),
         "images": floats(distilled.images),
         "test": packed(digits["test_images"], digits["test_labels"]),
@@ -40,13 +42,20 @@ def scripts() -> dict[str, str]:
     training = packed(digits["training_images"], digits["training_labels"])
     return {
         "front.js": f"{network}\nconst WORKER = {worker};\n{page}",
-        "fig2a.js": f"const FIG2A = {json.dumps(record)};\n",
+        "fig2a.js": f"const FIG2A = {json.dumps(data)};\n",
         "training.js": f"const TRAINING = {json.dumps(training)};\n",
     }
 
 
 def source(name: str) -> str:
     return (BROWSER / name).read_text("utf-8")
+
+
+def fig2a() -> Record:
+    """The record whose images the page trains on."""
+    record = records.find("fig2a")
+    assert record is not None  # it is committed
+    return record
 
 
 def theta_0(distilled: DistilledData) -> torch.Tensor:
@@ -84,14 +93,13 @@ def blocks() -> dict[str, str]:
     """The elements of the two blocks by name, with what stands there before a script runs: the
     images, their learning rates, what the network is worth before it is trained, and what the
     record says."""
-    record = records.find("fig2a")
-    assert record is not None  # it is committed
+    record = fig2a()
     by_step = cast(list[float], record.metrics["test_accuracy_by_step"]["mean"])
     distilled = record.distilled
     steps = list(enumerate(rates(distilled), start=1))
     texts = {
         "before": f"{100 * untrained(distilled):.1f}",
-        "digits": len(np.load(BROWSER / "digits.npz")["test_labels"]),
+        "digits": len(np.load(DIGITS)["test_labels"]),
         "recorded_before": f"{100 * by_step[0]:.2f}",
         "recorded_after": record.accuracy,
         "images": "\n".join(picture(distilled, k) for k in range(10)),
@@ -118,7 +126,7 @@ SLIDER = Template(
 
 def untrained(distilled: DistilledData) -> float:
     """The part of the page's test digits that the network names rightly before training."""
-    digits = np.load(BROWSER / "digits.npz")
+    digits = np.load(DIGITS)
     pixels = torch.tensor(digits["test_images"])[:, None] / 255
     mean, std = distilled.meta["mean"][0], distilled.meta["std"][0]
     labels = torch.tensor(digits["test_labels"]).long()

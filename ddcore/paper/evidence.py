@@ -96,7 +96,7 @@ def record_table(record: Record) -> str:
     made = record.environment
     state = " and changes" if made["dirty"] else ""
     rows = {
-        "made by": f"`ddcore run {record.experiment}`",
+        "made by": f"`{command(record)}`",
         "checked by": f"`ddcore verify {record.experiment} --nets 20`",
         "seed": record.config["seed"],
         "settings": f"`{settings(record)}`",
@@ -107,6 +107,13 @@ def record_table(record: Record) -> str:
         "files": files(record),
     }
     return markdown_table([["", ""], *([said, str(value)] for said, value in rows.items())])
+
+
+def command(record: Record) -> str:
+    """What makes the record again, with the copy of the dataset that it was made from."""
+    dataset = record.config["dataset"]
+    copy = "" if dataset == EXPERIMENTS[record.experiment].dataset else f" -p dataset={dataset}"
+    return f"ddcore run {record.experiment}{copy}"
 
 
 def settings(record: Record) -> str:

@@ -37,14 +37,17 @@ from ddcore.paper.places import Linked
 from ddcore.paper.rules import Measurement
 
 __all__ = [
+    "SYMBOLS",
     "Judge",
     "Unrecorded",
+    "counted",
     "counts",
     "discrepancies",
     "expand",
     "headlines",
     "load",
     "markdown",
+    "markdown_table",
     "numbers",
     "statements",
     "table",

@@ -61,20 +61,20 @@ def results(judge: Judge) -> list[Result]:
 # ---- The claims
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     """A part of the paper: its title, and what the ids of its claims start with."""
 
     title: str
     prefixes: tuple[str, ...]
 
 
-PARTS = (
-    Part("Introduction and Fig. 1", ("intro.", "fig1")),
-    Part("Figs 2 and 3", ("fig2", "fig3", "full.")),
-    Part("Table 1 and Fig. 4", ("table1", "fig4", "s41")),
-    Part("Table 2", ("table2",)),
-    Part("Table 3", ("table3",)),
-    Part("Fig. 6", ("fig6",)),
+SECTIONS = (
+    Section("Introduction and Fig. 1", ("intro.", "fig1")),
+    Section("Figs 2 and 3", ("fig2", "fig3", "full.")),
+    Section("Table 1 and Fig. 4", ("table1", "fig4", "s41")),
+    Section("Table 2", ("table2",)),
+    Section("Table 3", ("table3",)),
+    Section("Fig. 6", ("fig6",)),
 )
 
 
@@ -85,7 +85,7 @@ def claims(judge: Judge) -> str:
     settings = [claim for claim in shown if isinstance(claim, Setup)]
     numbers = [claim for claim in shown if isinstance(claim, Number | Curve | Repeat)]
     sections = [folded("Statements", judge, statements, statement_rows(judge, statements), "open")]
-    for part in PARTS:
+    for part in SECTIONS:
         chosen = [claim for claim in numbers if claim.id.startswith(part.prefixes)]
         section = folded(part.title, judge, chosen, number_rows(judge, chosen))
         sections.append(f"{findable(judge, chosen)}\n\n{section}")

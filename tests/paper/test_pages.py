@@ -83,6 +83,10 @@ class TestEvidence:
         ):
             assert part in section
 
+    def test_the_command_names_the_copy_of_the_data(self, written):
+        section = written["random"].split("## fig3b\n")[1].split("\n## ")[0]
+        assert "`ddcore run fig3b -p dataset=cifar10-jpeg`" in section
+
     def test_each_network_is_a_dot(self, written):
         section = written["random"].split("## fig3a\n")[1].split("\n## ")[0]
         assert section.count("h0") == 200
