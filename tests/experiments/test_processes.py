@@ -21,16 +21,28 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, launcher: list[str], iterations: int) -> subprocess.Popen:
-    places = {"DDCORE_RESULTS": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, *launcher, *RUN, "-p", f"iterations={iterations}"]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **places, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache folder that all runs share, so that the kernel is built once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start(cache):
+    """start(folder, launcher, iterations): a run whose record goes below the folder."""
+
+    def begin(folder: Path, launcher: list[str], iterations: int) -> subprocess.Popen:
+        places = {"DDCORE_RESULTS": str(folder), "XDG_CACHE_HOME": str(cache)}
+        command = [sys.executable, *launcher, *RUN, "-p", f"iterations={iterations}"]
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **places, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
 
 
 def finish(process: subprocess.Popen) -> tuple[dict, DistilledData, str]:
@@ -47,7 +59,7 @@ def assert_close(one: DistilledData, two: DistilledData) -> None:
     torch.testing.assert_close(one.lrs, two.lrs, rtol=1e-4, atol=0)
 
 
-def test_two_processes_follow_the_trajectory_of_one(tmp_path):
+def test_two_processes_follow_the_trajectory_of_one(start, tmp_path):
     one, alone, _ = finish(start(tmp_path / "one", [], 5))
     two, both, _ = finish(start(tmp_path / "two", TORCHRUN, 5))
     assert_close(alone, both)
@@ -55,9 +67,11 @@ def test_two_processes_follow_the_trajectory_of_one(tmp_path):
     assert len(list((tmp_path / "two").glob("fig3a/*"))) == 1
 
 
-def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(tmp_path):
+def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(
+    start, cache, tmp_path
+):
     launcher = start(tmp_path, TORCHRUN, 40)
-    checkpoints = tmp_path / "cache/ddcore/checkpoints"
+    checkpoints = cache / "ddcore/checkpoints"
     until = time.monotonic() + 120
     while not list(checkpoints.glob("*.safetensors")) and time.monotonic() < until:
         time.sleep(0.05)
@@ -74,7 +88,7 @@ def test_a_process_that_dies_ends_the_run_leaves_no_orphan_and_the_run_resumes(t
     assert_close(resumed, whole)
 
 
-def test_two_runs_of_one_configuration_compute_it_once(tmp_path):
+def test_two_runs_of_one_configuration_compute_it_once(start, tmp_path):
     runs = [start(tmp_path, [], 40) for _ in range(2)]
     ends = [finish(one) for one in runs]
     assert sum("waiting for its record" in err for _, _, err in ends) == 1
