@@ -4,6 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
+# Some machines forbid Python to keep what it compiles; then each of the hundred starts compiles
+# everything that it imports, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help book test check notebooks reproduce bench clean
 
@@ -16,7 +20,7 @@ book: $(STAMP)  ## run what changed in the notebooks, build the pages: _build/ht
 # As many at once as there are processors, of one thread each.
 test: export OMP_NUM_THREADS = 1
 test: check  ## run every test that this machine can, the notebooks' outputs included
-	$(BIN)/pytest -n logical --dist worksteal
+	$(BIN)/pytest -n logical --dist loadfile
 	$(BIN)/pytest -n logical --dist loadfile --nbval --nbval-current-env $(NOTEBOOKS)
 
 check: $(STAMP)  ## read the code without running it: lint, format, types; seconds
