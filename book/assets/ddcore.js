@@ -12,6 +12,8 @@ if (window.MathJax) {
   };
 }
 
+document.documentElement.classList.add("dd-scripts");
+
 // A picture of a page leads to itself alone, where a phone can enlarge it.
 document.addEventListener("DOMContentLoaded", () => {
   for (const image of document.querySelectorAll(".cell_output img, figure > img")) {

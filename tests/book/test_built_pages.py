@@ -244,6 +244,11 @@ class TestSliders:
         shown = ".widget-html:not([style*='none']) figcaption"
         wait(page, lambda page: "after 1 of" in page.find_element(By.CSS_SELECTOR, shown).text)
 
+    def test_its_figure_is_drawn_once(self, visit):
+        page = visit("notebooks/01-introduction.html")
+        still = page.find_element(By.CSS_SELECTOR, ".tag_static .cell_output")
+        assert not still.is_displayed() and still.find_elements(By.TAG_NAME, "img")
+
 
 class TestEvidence:
     def test_a_cell_of_a_table_leads_to_its_record(self, visit):
