@@ -15,6 +15,7 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.records import Record
 from ddcore.support.errors import InputError, MachineError, full_memory_named
 from ddcore.support.files import PROJECT, data_root
+from ddcore.support.formats import FORMATS, check_format, formatted
 from ddcore.support.registry import DATASETS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -24,6 +25,7 @@ Parameters = Annotated[
     list[str],
     typer.Option("-p", metavar="NAME=VALUE", help="change one parameter; may be repeated"),
 ]
+Form = Annotated[str, typer.Option("--format", help=", ".join(FORMATS))]
 
 
 @app.command("list")
@@ -36,8 +38,9 @@ def list_experiments(
     if as_json:
         print(json.dumps(_listing(), indent=1))
         return
+    found = _by_experiment()
     for name, config in EXPERIMENTS.items():
-        record = records.find(name)
+        record = found.get(name)
         accuracy = f"{record.accuracy} %" if record else "no record"
         init = "fixed" if config.fixed else "random"
         aliases = ", ".join(alias for alias, first in ALIASES.items() if first == name)
@@ -63,8 +66,9 @@ def _listing() -> dict[str, Any]:
     """For each experiment its key as defined and the folder of its record, where there is one; and
     the folders of all replicates."""
     experiments = {}
+    found = _by_experiment()
     for name, config in EXPERIMENTS.items():
-        record = records.find(name)
+        record = found.get(name)
         experiments[name] = {"key": config.key, "record": str(record.folder) if record else None}
     folders = [str(replicate.folder) for replicate in _replicates()]
     return {"experiments": experiments, "aliases": ALIASES, "replicates": folders}
@@ -146,46 +150,87 @@ def notebook(
 
 @app.command()
 def verify(
-    experiments: Annotated[list[str] | None, typer.Argument()] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[EXPERIMENT | FOLDER]...")] = None,
+    scale: Annotated[
+        str, typer.Option(help="of the experiments: smoke, laptop or paper")
+    ] = "paper",
+    parameters: Parameters = [],  # noqa: B006
     nets: Annotated[
         int | None, typer.Option(min=1, help="networks per record; default: all at hand")
     ] = None,
+    form: Form = "text",
+    log: Annotated[
+        Path | None, typer.Option(help="write machine, versions and differences there, as JSON")
+    ] = None,
 ) -> None:
-    """Re-derive records' accuracies from the stored images; default: every record."""
-    from ddcore.experiments.verify import verify as check
+    """Re-derive records' accuracies from the stored images; default: every record. --scale and -p
+    say which run of the experiments."""
+    from ddcore.experiments import verify as checks
 
-    if experiments:
-        to_check = list({resolve(name): _recorded(name) for name in experiments}.values())
-    else:
-        to_check = records.everywhere() + _replicates()
-    if not to_check:
-        raise InputError("there is no record here; `ddcore run EXPERIMENT` makes one")
-    failed = False
-    unchecked = False
-    for record in to_check:
+    check_format(form)
+    if log is not None and not log.absolute().parent.is_dir():
+        raise InputError(f"--log {log}: its folder is not there")
+    to_check = _to_check(names or [], scale, pairs(parameters))
+    rows = []
+    unchecked = bool(records.damaged)
+    for record, in_place in to_check:
         try:
-            result = check(record, nets)
+            result = checks.verify(record, nets, in_place=in_place)
         except InputError as error:  # the others can still be checked
             unchecked = True
             _complain(f"{record.name} is not checked: {error}")
-        else:
-            failed |= not result.agrees
+            rows.append(checks.row(checks.Verification(record.name), "not checked"))
+            continue
+        rows.append(checks.row(result))
+        if form == "text":
             print(result.line, flush=True)
-    if failed:
+    if form != "text":
+        print(formatted(rows, form, "ddcore verify", ["FAIL"]))
+    if log is not None:
+        checks.write_log(log, rows)
+    if any(row["verdict"] == "FAIL" for row in rows):
         raise typer.Exit(1)
     if unchecked:
         raise typer.Exit(2)
 
 
+def _to_check(names: list[str], scale: str, overrides: dict[str, str]) -> list[tuple[Record, bool]]:
+    """Each record once, and whether it was looked up, so that it must lie in its place."""
+    if not names:
+        if scale != "paper" or overrides:
+            raise InputError("--scale and -p say which run of an experiment: name one, or more")
+        found = [(record, True) for record in records.everywhere() + _replicates()]
+        if not found:
+            raise InputError("there is no record here; `ddcore run EXPERIMENT` makes one")
+        return found
+    asked: dict[Path, tuple[Record, bool]] = {}
+    for name in names:
+        place = Path(name)
+        given = place.exists() and name not in EXPERIMENTS and name not in ALIASES
+        if given:
+            record = records.read(place if place.is_dir() else place.parent)
+        else:
+            record = _recorded(name, scale, overrides)
+        asked.setdefault(record.folder, (record, not given))
+    return list(asked.values())
+
+
+def _recorded(name: str, scale: str, overrides: dict[str, str]) -> Record:
+    record = records.find(name, scale, overrides)
+    if record is None:
+        words = [] if scale == "paper" else [f"--scale {scale}"]
+        words += [f"-p {changed}={value}" for changed, value in overrides.items()]
+        command = " ".join([f"ddcore run {name}", *words])
+        raise InputError(f"{' '.join([name, *words])} has no record here; `{command}` makes one")
+    return record
+
+
+def _by_experiment() -> dict[str, Record]:
+    return {record.experiment: record for record in records.everywhere()}
+
+
 def _replicates() -> list[Record]:
     return [replicate for name in EXPERIMENTS for replicate in records.replicates(name)]
-
-
-def _recorded(name: str) -> Record:
-    record = records.find(name)
-    if record is None:
-        raise InputError(f"{name} has no record here; `ddcore run {name}` makes one")
-    return record
 
 
 @app.command()
@@ -241,7 +286,7 @@ def reproduce(
 
 
 @app.command()
-def report() -> None:
+def report(form: Form = "text") -> None:
     """Every claim of the paper beside ours, with its verdict, the counts, and what replicates
     reached."""
     try:
@@ -251,8 +296,14 @@ def report() -> None:
             f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
         ) from None
 
-    table = ledger.table(ledger.Judge())
+    check_format(form)
+    found = _by_experiment()
+    table = ledger.table(ledger.Judge(lambda name: found.get(resolve(name))))
     columns = ["id", "paper", "paper's recipe", "ours", "verdict"]
+    if form != "text":
+        rows = table.loc[:, columns].to_dict("records")
+        print(formatted(rows, form, "ddcore report", ledger.MISSED))
+        return
     print(table.loc[:, columns].to_string(index=False, max_colwidth=50))
     print(f"\n{ledger.counts(table)}")
     print("\n".join(["", *map(_result, _replicates())]))

@@ -38,6 +38,7 @@ def set_apart(monkeypatch, folder):
     monkeypatch.setenv("DDCORE_RESULTS", str(folder / "results"))
     monkeypatch.setenv("DDCORE_DATA", str(folder / "data"))
     monkeypatch.setattr(records, "PROJECT", folder / "project")
+    monkeypatch.setattr(records, "damaged", set())
     monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny", TINY)
     monkeypatch.setitem(catalogue.EXPERIMENTS, "tiny-random", TINY_RANDOM)
     return folder

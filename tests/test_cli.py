@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -320,6 +321,15 @@ class TestBadInput:
         "verify unknown": (["verify", "fig9"], "unknown experiment 'fig9'"),
         "verify without a record": (["verify", "fig2a"], "fig2a has no record", "ddcore run fig2a"),
         "verify nothing": (["verify"], "no record here"),
+        "verify another scale of nothing": (["verify", "--scale", "smoke"], "name one"),
+        "verify a run that was not": (
+            ["verify", "tiny", "-p", "seed=9"],
+            "`ddcore run tiny -p seed=9` makes one",
+        ),
+        "verify an empty folder": (["verify", "."], "is not a record"),
+        "verify in another format": (["verify", "--format", "xml"], "text, md, json, junit"),
+        "verify, a log nowhere": (["verify", "--log", "no/log.json"], "--log no/log.json"),
+        "report in another format": (["report", "--format", "xml"], "text, md, json, junit"),
         "verify no networks": (["verify", "fig2a", "--nets", "0"], "--nets", "1"),
         "unknown dataset": (["data", "mnits"], "unknown dataset 'mnits'", "digits, mnist"),
         "missing copy": (["data", "cifar10-jpeg"], "cifar10-jpeg is not there", "train and test"),
@@ -346,10 +356,21 @@ class TestBadInput:
 
     def test_a_damaged_record_is_one_line(self, ddcore, apart, record):
         (record / "record.json").write_text("{")
-        for words in (["run", "tiny"], ["verify", "tiny"], ["verify"], ["list", "--json"]):
+        for words in (["run", "tiny"], ["verify", "tiny"]):
             assert str(record) in refused(ddcore, apart, *words)
-        done = ddcore("list")
-        assert done.status == 2 and len(done.err) == 1 and str(record) in done.err[0]
+
+    @pytest.mark.parametrize(
+        ("words", "status"),
+        [(["list"], 0), (["list", "--json"], 0), (["report"], 0)],
+        ids=["list", "list as JSON", "report"],
+    )
+    def test_a_damaged_record_does_not_stop_the_others(
+        self, ddcore, record, replicate, words, status
+    ):
+        (record / "record.json").write_text("{")
+        done = ddcore(*words)
+        assert done.status == status and len(done.err) == 1 and str(record) in done.err[0]
+        assert "seed=1" in "".join(done.out) or str(replicate) in "".join(done.out)
 
 
 class TestFolders:
@@ -529,6 +550,42 @@ class TestVerify:
         done = ddcore("verify")
         assert done.status == 1 and done.err == []
         assert done.out[0].startswith("tiny FAIL (record 99.00 %")
+
+    def test_the_others_are_checked_where_one_is_damaged(self, ddcore, record, apart):
+        damaged = apart / "results" / "tiny-random" / TINY_RANDOM.key / "record.json"
+        damaged.parent.mkdir(parents=True)
+        damaged.write_text("{")
+        done = ddcore("verify")
+        assert done.status == 2 and len(done.err) == 1 and str(damaged) in done.err[0]
+        assert len(done.out) == 1 and done.out[0].startswith("tiny PASS")
+
+    def test_what_is_asked_for_is_checked(self, ddcore, record, apart):
+        """A run with other parameters, and a folder or a file wherever it lies."""
+        asked = ["tiny", "-p", "seed=3", "-p", "iterations=2"]
+        folder = Path(ddcore("run", *asked).out[-1])
+        assert ddcore("verify", *asked).out[0].startswith("tiny, seed=3, iterations=2 PASS")
+        shutil.copytree(folder, apart / "sent")
+        for place in (folder, apart / "sent", apart / "sent" / "record.json"):
+            assert ddcore("verify", place).out[0].startswith("tiny, seed=3, iterations=2 PASS")
+
+    def test_formats(self, ddcore, record, edit):
+        (row,) = json.loads("\n".join(ddcore("verify", "--format", "json").out))
+        assert (row["record"], row["verdict"], row["faults"]) == ("tiny", "PASS", "")
+        assert row["percent now"] == pytest.approx(row["percent in the record"], abs=0.1)
+        head, _, line = ddcore("verify", "--format", "md").out
+        assert head.startswith("| record | verdict |") and line.startswith("| tiny | PASS |")
+        edit(lambda c: c["metrics"]["test_accuracy"].update(mean=0.99, values=[0.99]))
+        done = ddcore("verify", "--format", "junit")
+        suite = ElementTree.fromstring("\n".join(done.out))
+        assert done.status == 1 and suite.get("failures") == "1"
+        assert "test_accuracy is another" in suite[0][0].get("message", "")
+
+    def test_a_log_says_who_found_what(self, ddcore, record, apart):
+        file = apart / "log.json"
+        assert ddcore("verify", "--log", file).status == 0
+        log = json.loads(file.read_text())
+        assert log["machine"]["torch"] == torch.__version__ and log["machine"]["device"]
+        assert [row["verdict"] for row in log["results"]] == ["PASS"]
 
     @pytest.fixture
     def without_data(self, record, apart):

@@ -4,8 +4,10 @@ of training images stores any, distilled.safetensors."""
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,10 +170,14 @@ def of(config: Config) -> Record | None:
     return None
 
 
-def find(experiment: str) -> Record | None:
-    """The record of an experiment as defined, of the paper's dataset or else of another copy."""
-    config = configure(experiment)
-    for dataset in copies(config.dataset):
+def find(
+    experiment: str, scale: str = "paper", overrides: dict[str, str] | None = None
+) -> Record | None:
+    """The record of an experiment as defined, or at another scale and with a reader's overrides;
+    of the dataset that it names or, where the overrides name none, of another copy."""
+    config = configure(experiment, scale, overrides)
+    named = "dataset" in (overrides or {})
+    for dataset in [config.dataset] if named else copies(config.dataset):
         record = at(experiment, config.model_copy(update={"dataset": dataset}).key)
         if record is not None:
             return record
@@ -185,19 +191,36 @@ def here(dataset: str) -> str | None:
     return next((name for name in copies(dataset) if is_available(name)), None)
 
 
+damaged: set[str] = set()  # what was said of the records that were passed over
+
+
+def undamaged(found: Callable[[], Record | None]) -> Record | None:
+    """What is found, or None where it is damaged, which is said once on stderr."""
+    try:
+        return found()
+    except InputError as error:
+        if str(error) not in damaged:
+            damaged.add(str(error))
+            print(f"passed over: {error}", file=sys.stderr)
+        return None
+
+
 def everywhere() -> list[Record]:
-    """All records at the paper's scale as defined, in the order of the experiments."""
-    records = (find(name) for name in EXPERIMENTS)
+    """All records at the paper's scale as defined, in the order of the experiments; damaged ones
+    are passed over."""
+    records = (undamaged(partial(find, name)) for name in EXPERIMENTS)
     return [record for record in records if record is not None]
 
 
 def replicates(experiment: str) -> list[Record]:
     """The records of an experiment at the paper's scale with other seeds or the paper's own
-    settings."""
+    settings; damaged ones are passed over."""
     found = {}
     for root in roots():
         for file in sorted(root.glob(f"{resolve(experiment)}/*/record.json")):
-            record = read(file.parent)
+            record = undamaged(partial(read, file.parent))
+            if record is None:
+                continue
             changed = record.overrides.keys()
             if record.scale == "paper" and changed and changed <= REPLICATED:
                 found.setdefault(record.key, record)

@@ -89,7 +89,7 @@ def run(
     request = Request(name, scale, overrides, device, compile, force, checkpoints)
     config = request.config
     if not force and not own_images(config):
-        record = records.at(request.experiment, config.key)
+        record = existing(request)
         if record is not None:
             return record
     set_up(device)
@@ -107,10 +107,19 @@ def run(
     setup = prepare(config, device)
     request.checkpoint_folder.mkdir(parents=True, exist_ok=True)
     with only_one(request.checkpoint_folder / f"{config.key}.lock"):
-        record = None if force else records.at(request.experiment, config.key)
+        record = None if force else existing(request)
         if record is not None and (not own_images(config) or _is_of_these_images(record, setup)):
             return record
         return _compute(request, setup)
+
+
+def existing(request: Request) -> Record | None:
+    """The record that is there already; one whose images are lost is none."""
+    config = request.config
+    record = records.at(request.experiment, config.key)
+    if record is None or record.has_images or not methods.get(config.images).stores_images:
+        return record
+    return None
 
 
 def plan(request: Request) -> str:
@@ -118,7 +127,7 @@ def plan(request: Request) -> str:
     the last line the folder that its record has or would have."""
     check_device(request.device)
     config = request.config
-    record = records.at(request.experiment, config.key)
+    record = existing(request)
     folder = record.folder if record else request.root / request.experiment / config.key
     lines = [f"{name}: {value}" for name, value in config.model_dump().items()]
     seconds = f"estimated: {cost(config):,.0f} s of one core"
@@ -220,17 +229,7 @@ def _store(setup: Setup, made: Made, file: Path) -> Path | None:
     if config.fixed:
         weights = setup.network.unflatten(setup.weights(1))
         init = {name: t[0] for name, t in weights.items()}
-    objective = "cross_entropy"
-    if config.attacked is not None and config.target is not None:
-        classes = setup.data.classes
-        objective = f"{classes[config.attacked]} taken for {classes[config.target]}"
-    law = f"trained on {config.pretrained_on}" if config.pretrained_on else config.init
-    meta = made.images.meta | {
-        "architecture": config.network,
-        "objective": objective,
-        "init_law": law,
-        "fixed_init": config.fixed,
-    }
+    meta = made.images.meta | setup.header
     images = made.images
     DistilledData(images.images, images.labels, images.lrs, images.soft_labels, init, meta).save(
         file

@@ -6,6 +6,7 @@ made on, and "test", which nothing but the test sees (a pretrained fixed init is
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,26 @@ class Setup:
             return None
         classes = torch.arange(len(self.data.classes))
         return relabelled(classes, config.attacked, config.target)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a file of distilled data says of its images, beside their number and rates."""
+        config = self.config
+        objective = "cross_entropy"
+        if config.attacked is not None and config.target is not None:
+            classes = self.data.classes
+            objective = f"{classes[config.attacked]} taken for {classes[config.target]}"
+        trained = f"trained on {config.pretrained_on}"
+        return {
+            "dataset": self.data.name,
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "classes": list(self.data.classes),
+            "architecture": config.network,
+            "objective": objective,
+            "init_law": trained if config.pretrained_on else config.init,
+            "fixed_init": config.fixed,
+        }
 
     def init_law(self) -> InitLaw:
         return init_law(self.config, self.network)

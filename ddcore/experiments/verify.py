@@ -1,7 +1,11 @@
 """Derive a record's accuracies again from its stored images. The record is never trusted."""
 
+import json
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +14,9 @@ from ddcore.experiments import methods, pretrained, records
 from ddcore.experiments.config import Config
 from ddcore.experiments.measure import measure
 from ddcore.experiments.records import Metric, Record
+from ddcore.experiments.run import device_name, environment
 from ddcore.experiments.setup import Setup, prepare
+from ddcore.support.files import whole
 from ddcore.support.runtime import set_up
 
 # Of a mean accuracy that is derived again: a tenth of a percentage point. In float32, which many
@@ -20,19 +26,43 @@ TOLERANCE = 0.001
 ENOUGH = 20
 
 
-class Verification(NamedTuple):
-    """Whether a record agrees with what its images do, and a line that says so."""
+@dataclass(frozen=True)
+class Verification:
+    """What a record says beside what its images do.
 
-    agrees: bool
-    line: str
+    record, now: mean test accuracies in percent of the first `n` networks, as the record has them
+    and as derived again; None where it did not come to that. faults: what does not agree.
+    """
+
+    name: str
+    record: float | None = None
+    now: float | None = None
+    n: int = 0
+    faults: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        return not self.faults
+
+    @property
+    def line(self) -> str:
+        verdict = "PASS" if self.agrees else "FAIL"
+        said = [self.faults] if self.faults else []
+        if self.now is not None:
+            said = [f"record {self.record:.2f} %, now {self.now:.2f} %, n = {self.n}", *said]
+        return f"{self.name} {verdict} ({'; '.join(said)})"
 
 
-def verify(record: Record, nets: int | None = None) -> Verification:
+def verify(record: Record, nets: int | None = None, *, in_place: bool = True) -> Verification:
     """Re-derive a record's accuracies from its images.
 
     Trains the first `nets` of the test networks anew (by default all; of pretrained ones at most
     those that are kept beside the records, since others, trained again on another machine, are
     others; of a fixed init the stored weights) and compares with the values in the record.
+
+    Args:
+        in_place: its folder must be that of its experiment and key, as of a record that was looked
+            up; one that is given by its folder may lie anywhere.
 
     Raises:
         InputError: where the record's dataset is not there.
@@ -43,27 +73,51 @@ def verify(record: Record, nets: int | None = None) -> Verification:
         stored = record.has_images or methods.get(config.images).stores_images
         images = record.distilled if stored else None
     except ValueError as error:  # pydantic's and InputError
-        return Verification(False, f"{record.name} FAIL ({' '.join(str(error).split())})")
+        return Verification(record.name, faults=" ".join(str(error).split()))
     setup = prepare(config, download=False)
     method = methods.get(config.images)
     faults = _identity_faults(record, setup, images)
+    if in_place:
+        faults |= _place_faults(record)
     if message := _message(faults):
-        return Verification(False, f"{record.name} FAIL ({message})")
+        return Verification(record.name, faults=message)
     if images is None:
         images = method.redraw(setup, record.distillation)
     total = _networks_at_hand(config, nets)
     again = measure(setup, images, record.distillation, total)
     faults = _metric_faults(record, again, total, method.tested(config))
-    message = _message(faults)
-    verdict = "FAIL" if message else "PASS"
     stated = torch.tensor(record.metrics["test_accuracy"]["values"][:total], dtype=torch.float64)
     now = again["test_accuracy"]
-    numbers = (
-        f"record {100 * stated.mean().item():.2f} %, now {100 * _number(now['mean']):.2f} %, "
-        f"n = {now['n']}"
+    return Verification(
+        record.name,
+        record=100 * stated.mean().item(),
+        now=100 * _number(now["mean"]),
+        n=now["n"],
+        faults=_message(faults),
     )
-    end = f"; {message}" if message else ""
-    return Verification(not message, f"{record.name} {verdict} ({numbers}{end})")
+
+
+def row(result: Verification, verdict: str = "") -> dict[str, Any]:
+    """What other programs read of a verification."""
+    return {
+        "record": result.name,
+        "verdict": verdict or ("PASS" if result.agrees else "FAIL"),
+        "percent in the record": result.record,
+        "percent now": result.now,
+        "networks": result.n,
+        "faults": result.faults,
+    }
+
+
+def write_log(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write which machine found what, whole or not at all."""
+    content = {
+        "machine": environment([device_name("cpu")], compiled=False),
+        "date": datetime.now(UTC).date().isoformat(),
+        "results": rows,
+    }
+    with whole(file) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 def _networks_at_hand(config: Config, nets: int | None) -> int:
@@ -83,9 +137,7 @@ def _identity_faults(record: Record, setup: Setup, images: DistilledData | None)
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256
         != record.data["sha256"],
-        "its key or folder is not that of its configuration": {record.key, record.folder.name}
-        != {config.key},
-        "its folder is another experiment's": record.folder.parent.name != record.experiment,
+        "its key is not that of its configuration": record.key != config.key,
     }
     if images is not None:
         n = config.per_class * len(data.classes)
@@ -93,6 +145,8 @@ def _identity_faults(record: Record, setup: Setup, images: DistilledData | None)
         alike = alike and images.lrs.shape == (config.epochs, config.steps)
         alike = alike and (images.init is not None) == config.fixed
         faults["its images or rates are not those of its configuration"] = not alike
+        for name, value in setup.header.items():
+            faults[f"its images say another {name}"] = images.meta.get(name) != value
     method = methods.get(config.images)
     faults |= method.faults(config, record, images)
     trained = record.distillation.get("pool", {}).get("training")
@@ -100,6 +154,14 @@ def _identity_faults(record: Record, setup: Setup, images: DistilledData | None)
         now = pretrained.training_of(config).key
         faults["its networks are trained otherwise now"] = trained != now
     return faults
+
+
+def _place_faults(record: Record) -> dict[str, bool]:
+    folder = record.folder
+    return {
+        "its folder is another configuration's": folder.name != record.key,
+        "its folder is another experiment's": folder.parent.name != record.experiment,
+    }
 
 
 def _metric_faults(

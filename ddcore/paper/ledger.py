@@ -37,6 +37,7 @@ from ddcore.paper.places import Linked
 from ddcore.paper.rules import Measurement
 
 __all__ = [
+    "MISSED",
     "SYMBOLS",
     "Judge",
     "Unrecorded",
@@ -53,6 +54,10 @@ __all__ = [
     "table",
 ]
 
+MISSED = [  # verdicts on what falls behind the paper
+    *(Verdict.NOT_REPRODUCED, Verdict.BELOW),
+    *(Verdict.CONTRADICTED, Verdict.CONTRADICTED_IN_PART, Verdict.SHORT),
+]
 SHOWN_PARTS = 2  # of a statement, among those that do not hold
 PAPER_POOL = 2000  # pretrained networks that the paper distils with
 CLASSES = 10  # of every dataset in the paper

@@ -159,3 +159,11 @@ class TestAnotherNetwork:
         assert planned.status == 0 and "network: mine" in planned.out
         done = ddcore("run", "all-mine", "-p", "nets=2")
         assert done.status == 0 and ddcore("run", "all-mine", "-p", "nets=2").out == done.out
+
+
+def test_a_record_whose_images_are_lost_is_made_again(apart):
+    first = run("tiny-random")
+    (first.folder / "distilled.safetensors").unlink()
+    assert not first.has_images
+    again = run("tiny-random")
+    assert again.has_images and again.metrics == first.metrics

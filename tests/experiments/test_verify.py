@@ -1,5 +1,6 @@
 """`verify` derives accuracies again and trusts nothing that a record says."""
 
+import json
 import shutil
 
 import pytest
@@ -18,6 +19,12 @@ FAKE = [0.99]
 
 def accuracy(content):
     return content["metrics"]["test_accuracy"]
+
+
+def checked(record, nets=None, **options):
+    """Whether it agrees, and the line that says so."""
+    verification = verify(record, nets, **options)
+    return verification.agrees, verification.line
 
 
 def edit_tensors(file, how):
@@ -53,7 +60,7 @@ class TestUntouched:
     @pytest.mark.parametrize(("nets", "tested"), [(1, 1), (2, 2), (3, 3), (99, 3), (None, 3)])
     def test_the_first_networks_are_tested(self, random_record, nets, tested):
         values = random_record.metrics["test_accuracy"]["values"][:tested]
-        agrees, line = verify(random_record, nets)
+        agrees, line = checked(random_record, nets)
         mean = 100 * sum(values) / tested
         assert agrees and line == (
             f"tiny-random PASS (record {mean:.2f} %, now {mean:.2f} %, n = {tested})"
@@ -95,7 +102,7 @@ class TestTampered:
     @pytest.mark.parametrize("what", RECORD)
     def test_a_tampered_record_fails(self, edit, what):
         edit(self.RECORD[what])
-        agrees, line = verify(records.find("tiny"))
+        agrees, line = checked(records.find("tiny"))
         assert not agrees and line.startswith("tiny FAIL (") and "\n" not in line
 
     IMAGES = {
@@ -113,19 +120,40 @@ class TestTampered:
     @pytest.mark.parametrize("what", IMAGES)
     def test_tampered_data_fails(self, record, what):
         edit_tensors(record / "distilled.safetensors", self.IMAGES[what])
-        agrees, line = verify(records.find("tiny"))
+        agrees, line = checked(records.find("tiny"))
         assert not agrees and line.startswith("tiny FAIL (") and "\n" not in line
+
+    HEADER = {
+        "dataset": "mnist",
+        "mean": [0.5],
+        "std": [0.5],
+        "classes": [*"abcdefghij"],
+        "architecture": "alexcifarnet",
+        "objective": "0 taken for 1",
+        "init_law": "he",
+        "fixed_init": False,
+    }
+
+    @pytest.mark.parametrize("name", HEADER)
+    def test_a_tampered_header_fails(self, record, name):
+        file = record / "distilled.safetensors"
+        with safe_open(file, "pt") as opened:
+            header = json.loads(opened.metadata()["ddcore"])
+        header[name] = self.HEADER[name]
+        save_file(load_file(file), file, {"ddcore": json.dumps(header)})
+        agrees, line = checked(records.find("tiny"))
+        assert not agrees and f"its images say another {name}" in line
 
     def test_images_that_are_gone_fail(self, record):
         (record / "distilled.safetensors").unlink()
-        agrees, line = verify(records.find("tiny"))
+        agrees, line = checked(records.find("tiny"))
         assert not agrees and "is not a file of distilled data" in line
 
     def test_a_record_of_fewer_networks_fails(self, random_record):
         for name, stated in random_record.metrics.items():
             two = torch.tensor(stated["values"][:2], dtype=torch.float64)
             random_record.metrics[name] = records.metric(two)
-        agrees, line = verify(random_record, 2)
+        agrees, line = checked(random_record, 2)
         assert not agrees and "test_accuracy has not one value for each network" in line
 
 
@@ -160,13 +188,18 @@ class TestTolerance:
 class TestPlace:
     def test_a_record_in_anothers_place_fails(self, record):
         shutil.copytree(record, record.with_name(TINY_RANDOM.key))
-        agrees, line = verify(records.at("tiny", TINY_RANDOM.key))
-        assert not agrees and "its key or folder is not that of its configuration" in line
+        agrees, line = checked(records.at("tiny", TINY_RANDOM.key))
+        assert not agrees and "its folder is another configuration's" in line
 
     def test_a_record_that_names_another_experiment_fails(self, edit):
         edit(lambda c: c.update(experiment="tiny-random"))
-        agrees, line = verify(records.find("tiny"))
+        agrees, line = checked(records.find("tiny"))
         assert not agrees and "its folder is another experiment's" in line
+
+    def test_one_that_is_given_may_lie_anywhere(self, record, apart):
+        shutil.copytree(record, apart / "sent")
+        given = records.read(apart / "sent")
+        assert verify(given, in_place=False).agrees and not verify(given).agrees
 
     def test_the_experiment_need_not_be_known(self, record, monkeypatch):
         """As of a record that somebody sent."""
