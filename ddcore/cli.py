@@ -4,6 +4,7 @@ input."""
 import json
 import re
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,24 +129,45 @@ def _result(record: Record) -> str:
     return f"{record.name}: test accuracy {record.accuracy}{spread} % (n = {metric['n']})"
 
 
-@app.command()
+@app.command(context_settings={"help_option_names": []})
 def notebook(
-    name: str,
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
     parameters: Parameters = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="default: NAME.executed.ipynb in this folder")
     ] = None,
+    show: Annotated[bool, typer.Option("--open", help="show the page in a browser")] = False,
+    help: Annotated[
+        bool, typer.Option("--help", help="with NAME: what its parameters are")
+    ] = False,
 ) -> None:
     """Execute a notebook (any unambiguous beginning of its name) with other parameters; the last
-    line is the copy."""
+    lines are a page to look at and the executed copy."""
+    if name is None:
+        if not help:
+            raise UsageError("Missing argument 'NAME'.")
+        print(context.get_help())
+        return
     try:
         from ddcore.paper import notebooks
+        from ddcore.paper.parameters import told
     except ModuleNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
         ) from None
 
-    print(notebooks.run(name, pairs(parameters), out))
+    if help:
+        path = notebooks.find(name)
+        print(f"ddcore notebook {path.stem} -p NAME=VALUE ...; its parameters:")
+        print(told(path))
+        return
+    executed = notebooks.run(name, pairs(parameters), out)
+    page = notebooks.page_of(executed)
+    if show:
+        webbrowser.open(page.absolute().as_uri())
+    print(page)
+    print(executed)
 
 
 @app.command()

@@ -321,6 +321,7 @@ class TestBadInput:
         "verify unknown": (["verify", "fig9"], "unknown experiment 'fig9'"),
         "verify without a record": (["verify", "fig2a"], "fig2a has no record", "ddcore run fig2a"),
         "verify nothing": (["verify"], "no record here"),
+        "notebook without a name": (["notebook"], "Missing argument 'NAME'"),
         "verify another scale of nothing": (["verify", "--scale", "smoke"], "name one"),
         "verify a run that was not": (
             ["verify", "tiny", "-p", "seed=9"],
@@ -642,8 +643,25 @@ class TestNotebook:
         copy = apart / "x.ipynb"
         words = parameters(["steps=2", "text=a=b"])
         done = ddcore("notebook", "03-1", *words, "--out", copy)
-        assert done.status == 0 and done.out == [str(copy)] and done.err == []
+        assert done.status == 0 and done.err == []
+        assert done.out == [str(copy.with_suffix(".html")), str(copy)]
         assert asked == [("03-1", {"steps": "2", "text": "a=b"}, copy)]
+
+    def test_the_page_is_shown_where_that_is_asked_for(self, ddcore, apart, monkeypatch):
+        shown = []
+        monkeypatch.setattr(book, "run", lambda *arguments: arguments[-1])
+        monkeypatch.setattr(cli.webbrowser, "open", shown.append)
+        ddcore("notebook", "03-1", "--out", apart / "x.ipynb", "--open")
+        assert shown == [(apart / "x.html").as_uri()]
+
+    def test_its_parameters_are_told(self, ddcore):
+        told = "\n".join(ddcore("notebook", "03-1", "--help").out)
+        assert "03-1-fixed-initialization" in told
+        assert "-p steps=" in told and "gradient steps" in told
+        assert "one of lenet, alexcifarnet: " in told
+
+    def test_without_a_name_the_command_is_told(self, ddcore):
+        assert "--out" in "\n".join(ddcore("notebook", "--help").out)
 
 
 class TestProcess:

@@ -28,7 +28,7 @@ STACK |= {"papermill", "pytest", "nbval"}
 
 # What a machine that only computes need not have.
 PUBLISHING = {"IPython", "ipywidgets", "jupyter_client", "matplotlib", "nbclient", "nbformat"}
-PUBLISHING |= {"pandas", "papermill"}
+PUBLISHING |= {"nbconvert", "pandas", "papermill"}
 
 # Where conda-forge's name, or the name to import, is not the name of the distribution.
 CONDA = {"pytorch": "torch", "python-build": "build"}

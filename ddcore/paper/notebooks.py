@@ -61,7 +61,8 @@ def find(prefix: str) -> Path:
 def run(
     name: str, overrides: dict[str, str], out: Path | None = None, *, limit: float = CELL_LIMIT
 ) -> Path:
-    """Execute a notebook and write the executed copy, when all cells have run and in one move.
+    """Execute a notebook and write the executed copy, when all cells have run and in one move, and
+    beside it the same as a page for a browser.
 
     Args:
         name: any unambiguous beginning of the notebook's name.
@@ -81,12 +82,33 @@ def run(
     out = Path(out or f"{path.stem}.executed.ipynb")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write {out}: it must be a file in a folder that exists")
+    if page_of(out) == out:
+        raise InputError(f"cannot write {out}: the copy is a notebook, and its page lies beside it")
     if out.resolve().parent == FOLDER.resolve():
         raise InputError(
             f"cannot write {out}: the folder of the source notebooks is not for executed copies"
         )
-    write(execute(path, typed, limit=limit), out)
+    executed = execute(path, typed, limit=limit)
+    write(executed, out)
+    with whole(page_of(out)) as part:
+        part.write_text(as_page(executed, path.stem), "utf-8")
     return out
+
+
+def page_of(out: Path) -> Path:
+    """Where the page of an executed copy lies."""
+    return out.with_suffix(".html")
+
+
+def as_page(notebook: NotebookNode, title: str) -> str:
+    """An executed notebook as HTML. Its pictures are in it; formulas and sliders are drawn by
+    scripts that a browser fetches."""
+    from nbconvert import HTMLExporter  # takes a second
+
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # what it says of alternative texts
+    resources = {"metadata": {"name": title}}
+    page, _ = HTMLExporter().from_notebook_node(notebook, resources)
+    return page
 
 
 class ThisPython(AsyncKernelManager):

@@ -31,12 +31,16 @@ class Parameter:
 
     Attributes:
         type: int, float, bool or str.
+        default: its value in the notebook.
+        help: its range, where it has one, and what it means.
         low, high: what a number may be, both included.
         choices: those of a Literal, else empty.
     """
 
     name: str
     type: type[Value]
+    default: Value
+    help: str = ""
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[Value, ...] = ()
@@ -94,6 +98,15 @@ def parameters(path: Path) -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in declared}
 
 
+def told(path: Path) -> str:
+    """What a notebook's parameters are, a line each: name, default, range or choices, meaning."""
+    lines = []
+    for one in parameters(path).values():
+        choices = f"{one.allowed}: " if one.choices else ""
+        lines.append(f"  -p {f'{one.name}={one.default}':24} {choices}{one.help}")
+    return "\n".join(lines) or "  none"
+
+
 def declaration(line: str, where: str) -> Parameter:
     """One `name: type = literal  # help` as a Parameter; InputError for any other line.
 
@@ -120,8 +133,8 @@ def _declaration(line: str) -> Parameter:
     kind, choices = _type(statement.annotation)
     help_text = line[statement.end_col_offset :].strip().removeprefix("#").strip()
     low, high = _range(help_text)
-    parameter = Parameter(statement.target.id, kind, low, high, choices)
     default = ast.literal_eval(statement.value)
+    parameter = Parameter(statement.target.id, kind, default, help_text, low, high, choices)
     if type(default) is not kind or parameter.parse(str(default)) != default:
         raise ValueError(f"{default!r} is not {parameter.allowed}")
     return parameter

@@ -94,12 +94,15 @@ class TestRun:
         texts = {"steps": "9", "rate": "1e-3", "faithful": "true", "label": 'it"s'}
         out = notebooks.run("a", texts)
         assert out == Path("a-notebook.executed.ipynb")
-        assert os.listdir() == [out.name]
+        page = notebooks.page_of(out)
+        assert sorted(os.listdir()) == [page.name, out.name]
         assert printed(out) == '10 0.001 True digits it"s\n'
         assert source.read_bytes() == before
         assert os.listdir(folder) == [source.name]
         assert str(folder) not in out.read_text()
         assert "input_path" not in out.read_text()
+        assert "<title>a-notebook</title>" in page.read_text()
+        assert "10 0.001 True digits it" in page.read_text()
 
     def test_the_kernel_is_this_python_whatever_is_registered(self, folder, tmp_path, monkeypatch):
         registered = tmp_path / "jupyter" / "kernels" / "python3"
@@ -138,6 +141,7 @@ class TestRun:
             pytest.param("{folder}/b.ipynb", id="beside the source"),
             pytest.param("missing/a.ipynb", id="a folder that is missing"),
             pytest.param(".", id="a folder"),
+            pytest.param("a.html", id="its page"),
         ],
     )
     def test_an_output_that_must_not_be_written_is_refused(self, folder, out):

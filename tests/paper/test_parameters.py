@@ -39,11 +39,11 @@ def notebook(tmp_path):
 class TestDeclarations:
     def test_they_are_read_in_their_order(self, notebook):
         assert parameters.parameters(notebook(DECLARED)) == {
-            "steps": Parameter("steps", int, 1, 100),
-            "rate": Parameter("rate", float, 0, 1e300),
-            "faithful": Parameter("faithful", bool),
-            "dataset": Parameter("dataset", str, choices=("digits", "mnist")),
-            "label": Parameter("label", str),
+            "steps": Parameter("steps", int, 2, "1 to 100: gradient steps", 1, 100),
+            "rate": Parameter("rate", float, 0.5, "0 to 1e300: learning rate", 0, 1e300),
+            "faithful": Parameter("faithful", bool, False, "the paper's own settings"),
+            "dataset": Parameter("dataset", str, "digits", "images", choices=("digits", "mnist")),
+            "label": Parameter("label", str, "ten images"),
         }
 
     def test_a_literal_may_have_one_choice_or_be_of_numbers(self, notebook):
@@ -52,6 +52,13 @@ class TestDeclarations:
         assert found["name"].choices == ("a",)
         assert found["steps"].choices == (1, 2)
         assert found["steps"].type is int
+
+    def test_they_are_told(self, notebook):
+        lines = parameters.told(notebook(DECLARED)).splitlines()
+        assert len(lines) == 5
+        assert lines[0].split() == "-p steps=2 1 to 100: gradient steps".split()
+        assert lines[3].split() == "-p dataset=digits one of digits, mnist: images".split()
+        assert parameters.told(notebook()) == "  none"
 
     def test_a_notebook_may_have_none(self, notebook):
         assert parameters.parameters(notebook()) == {}
@@ -143,5 +150,5 @@ class TestValues:
     @pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
     def test_a_number_without_a_range_is_finite(self, text):
         with pytest.raises(InputError, match="x=.*: a number is allowed"):
-            Parameter("x", float).parse(text)
-        assert math.isfinite(float(Parameter("x", float).parse("1e300")))
+            Parameter("x", float, 0.0).parse(text)
+        assert math.isfinite(float(Parameter("x", float, 0.0).parse("1e300")))
