@@ -278,6 +278,8 @@ def data(
         channels, side = dataset.shape
         images = f"{sizes} images of {channels}x{side}x{side}"
         print(f"{name:14} {images}, sha256 {dataset.sha256[:12]}")
+        if name.startswith("folder:"):
+            print(f"{'':14} classes: {', '.join(dataset.classes)}")
 
 
 @app.command()

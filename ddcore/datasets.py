@@ -25,7 +25,8 @@ class Dataset:
     """Images [B, C, H, W], normalised float32, and labels int64 [B], in three disjoint splits.
 
     mean, std: per channel, of the pixels in [0, 1] before normalisation. sha256: of the files (of
-    tensors, of their contents) that the images were read from.
+    tensors, of their contents) that the images were read from. preparation: what was done to make
+    them alike, where something was.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     classes: tuple[str, ...]
     sha256: str
     augmented: bool = False
+    preparation: str = ""
 
     @staticmethod
     def from_tensors(
@@ -150,6 +152,9 @@ def load(name: str, *, download: bool = True) -> Dataset:
     """The dataset of that name, or `folder:PATH` with `train` and `test` folders of one folder of
     images per class.
 
+    Images in folders may have any size: where they are not all of 28x28 or 32x32 pixels, they are
+    made so, and a line on stderr says it. Hidden files are passed over.
+
     Looks below `data_root()`; what torchvision can download is downloaded there.
 
     Raises:
@@ -183,6 +188,7 @@ def _normalised(name: str, files: Files, augmented: bool) -> Dataset:
         classes=files.classes,
         sha256=files.sha256,
         augmented=augmented,
+        preparation=files.preparation,
     )
 
 

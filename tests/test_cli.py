@@ -378,13 +378,16 @@ class TestFolders:
     """Images of a reader's own."""
 
     def test_they_are_distilled(self, ddcore, pictures, apart, monkeypatch):
-        pictures("abc", mode="RGB", side=32)
+        pictures("abc", mode="RGB", side=40)
         monkeypatch.chdir(apart)
         words = ["run", "tiny-random", *parameters(["iterations=2", "nets=1"]), "-p"]
         done = ddcore(*words, "dataset=folder:pictures")
         distilled = DistilledData.load(Path(done.out[-1]) / "distilled.safetensors")
         assert distilled.images.shape == (2, 3, 3, 32, 32)
         assert distilled.meta["classes"] == ["a", "b", "c"]
+        resized = "36 of 36 images resized to 32x32"
+        assert f"{apart}/pictures: {resized}" in done.err
+        assert records.read(Path(done.out[-1])).data["preparation"] == resized
         same_folder = f"dataset=folder:{apart}/pictures"
         assert ddcore(*words, same_folder).out == done.out
 
@@ -394,11 +397,19 @@ class TestFolders:
         file.write_bytes(file.read_bytes()[:99])
         assert str(file) in refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
 
-    def test_an_image_of_another_size_is_named(self, ddcore, pictures, apart):
-        folder = pictures()
-        file = folder / "train" / "a" / "7.png"
-        shutil.copy(pictures(side=32, name="large") / "train" / "a" / "7.png", file)
-        assert str(file) in refused(ddcore, apart, *SMOKE, "-p", f"dataset=folder:{folder}")
+    @pytest.mark.parametrize(
+        ("classes", "attacked", "target", "numbers"),
+        [
+            pytest.param(["dog", "cat", "ant"], "cat", "dog", (1, 2), id="names"),
+            pytest.param(["1", "2", "10"], "2", "0", (2, 0), id="numbers, not names"),
+        ],
+    )
+    def test_a_class_is_attacked_by_name_or_number(
+        self, ddcore, pictures, classes, attacked, target, numbers
+    ):
+        words = [f"dataset=folder:{pictures(classes)}", f"attacked={attacked}", f"target={target}"]
+        done = ddcore("run", "table3-mnist-10", *parameters(words), "--dry-run")
+        assert f"attacked: {numbers[0]}" in done.out and f"target: {numbers[1]}" in done.out
 
     def test_a_class_without_test_images_is_named(self, ddcore, pictures, apart):
         folder = pictures()
@@ -617,6 +628,14 @@ class TestData:
         others = [name for name in DATASETS if name != "digits"]
         assert [line.split() for line in done.out[2:]] == [[n, "not", "here"] for n in others]
         assert ddcore("data", "digits").out == [digits] and not (apart / "data").exists()
+
+    def test_it_names_the_classes_of_a_folder(self, ddcore, pictures, apart):
+        name = f"folder:{pictures(['1', '2', '10'], mode='RGB', side=32)}"
+        line, classes = ddcore("data", name).out
+        assert line.startswith(f"{name} 27/3/6 images of 3x32x32, sha256 ")
+        assert classes.split(": ") == [f"{'':14} classes", "1, 2, 10"]
+        shutil.rmtree(apart / "pictures" / "test" / "2")
+        assert "the class 2 is missing in" in refused(ddcore, apart, "data", name)
 
     def test_it_says_which_file_is_damaged(self, ddcore, apart):
         folder = apart / "data" / "MNIST" / "raw"

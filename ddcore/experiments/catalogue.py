@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ddcore.experiments import methods
-from ddcore.experiments.config import RECIPE_FIELDS, Config, parse_override
+from ddcore.experiments.config import CLASSES, RECIPE_FIELDS, Config, parse_override
 from ddcore.recipe import Recipe
 from ddcore.support.errors import InputError, did_you_mean
 from ddcore.support.registry import source
@@ -148,6 +148,9 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     dataset = values.get("dataset", changes.get("dataset", config.dataset))
     if "dataset" in values and not config.source:
         changes["network"] = source(dataset).network
+    for role in CLASSES:
+        if isinstance(values.get(role), str):
+            values[role] = _class_number(role, values[role], dataset)
     if values.get("faithful"):
         changes |= _paper_settings(config, dataset, changes.get("iterations"))
     try:
@@ -155,6 +158,22 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     except ValidationError as error:
         messages = (f"{e['loc'][0]}={e['input']}: {_plain(e['msg'])}" for e in error.errors())
         raise InputError("; ".join(messages)) from None
+
+
+def _class_number(role: str, name: str, dataset: str) -> int:
+    """The number of a class by its name, as it stands in the configuration."""
+    classes = source(dataset).classes
+    if not classes:  # those of folders of images
+        from ddcore.datasets import load
+
+        classes = load(dataset).classes
+    if name not in classes:
+        near = did_you_mean(name, classes)
+        raise InputError(
+            f"{role}={name} is no class of {dataset}{near}; allowed: {', '.join(classes)}, or "
+            f"their numbers from 0 to {len(classes) - 1}"
+        )
+    return classes.index(name)
 
 
 def _plain(message: str) -> str:

@@ -124,6 +124,7 @@ OVERRIDES = (  # what -p may name
     *("iterations", "seed", "nets", "soft_labels", "faithful", "source", "attacked", "target"),
     "pool",
 )
+CLASSES = ("attacked", "target")  # a class's number, for which -p may say its name
 Value = int | float | bool | str
 BOOLEANS = {"true": True, "false": False}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -136,7 +137,10 @@ def _one_of(names: Any, name: str) -> str:
 
 
 def parse_override(name: str, text: str) -> Any:
-    """The typed value of `-p name=text`; InputError where the name or the text is not allowed."""
+    """The typed value of `-p name=text`; InputError where the name or the text is not allowed.
+
+    A class's name stays one: its number depends on the dataset.
+    """
     if name not in OVERRIDES:
         near = did_you_mean(name, OVERRIDES)
         raise InputError(f"unknown parameter {name!r}{near}; allowed: {', '.join(OVERRIDES)}")
@@ -152,6 +156,8 @@ def parse_override(name: str, text: str) -> Any:
     try:
         return convert(text, kind)
     except ValueError:
+        if name in CLASSES:
+            return text
         raise InputError(f"{name}={text}: {TYPES[kind]} is allowed") from None
 
 

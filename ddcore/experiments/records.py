@@ -9,7 +9,7 @@ from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from typing_extensions import TypedDict
@@ -57,6 +57,7 @@ class Environment(TypedDict):
 class Data(TypedDict):
     name: str
     sha256: str
+    preparation: NotRequired[str]  # what was done to make a folder's images alike
 
 
 class Record(BaseModel):

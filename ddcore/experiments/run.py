@@ -175,6 +175,9 @@ def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> R
     compiled = is_compiled(step_functions) or way == "kernel" and kernel.is_built()
     machine = environment(made.devices or [device], compiled)
     seconds = round(time.monotonic() - began + made.seconds_before)
+    data = {"name": setup.data.name, "sha256": setup.data.sha256}
+    if setup.data.preparation:
+        data["preparation"] = setup.data.preparation
     content = {
         "experiment": request.experiment,
         "scale": request.scale,
@@ -183,7 +186,7 @@ def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> R
         "overrides": request.changes,
         "metrics": metrics,
         "environment": machine | {"started": started, "seconds": seconds},
-        "data": {"name": setup.data.name, "sha256": setup.data.sha256},
+        "data": data,
         "distillation": details,
         "algorithm_version": ALGORITHM_VERSION,
     }

@@ -73,6 +73,20 @@ class TestCopies:
         assert configure("fig2b", overrides=said).network == "alexcifarnet"
 
 
+class TestAttackedClasses:
+    def test_a_name_stands_for_its_number(self):
+        named = {"dataset": "cifar10", "attacked": "cat", "target": "dog"}
+        numbered = {"dataset": "cifar10", "attacked": "3", "target": "5"}
+        config = configure("table3-cifar10-10", overrides=named)
+        assert (config.attacked, config.target) == (3, 5)
+        assert config.key == configure("table3-cifar10-10", overrides=numbered).key
+
+    def test_a_misspelt_one_is_refused_with_the_nearest(self):
+        said = "^attacked=dgo is no class of cifar10; did you mean dog.; allowed: plane, car"
+        with pytest.raises(InputError, match=said):
+            configure("table3-cifar10-10", overrides={"dataset": "cifar10", "attacked": "dgo"})
+
+
 class TestScales:
     def test_they_are_three(self):
         assert list(SCALES) == ["smoke", "laptop", "paper"]
@@ -269,7 +283,15 @@ class TestRefusals:
         [
             pytest.param("table3-mnist-10", "attacked=1", "two different classes", id="same class"),
             pytest.param("table3-mnist-10", "target=12", "no class of digits", id="no such class"),
-            pytest.param("table3-mnist-10", "attacked=zero", "whole number", id="no number"),
+            pytest.param(
+                "table3-mnist-10",
+                "attacked=zero",
+                "attacked=zero is no class of digits; allowed: 0, 1,",
+                id="no such name",
+            ),
+            pytest.param(
+                "table3-mnist-10", "target=", "target= is no class of digits", id="no name"
+            ),
             pytest.param(
                 "table3-mnist-10", "source=digits", "source means nothing", id="not adapted"
             ),

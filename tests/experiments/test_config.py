@@ -167,6 +167,7 @@ class TestParseOverride:
             pytest.param("faithful", " false ", False, id="false"),
             pytest.param("init", "he", "he", id="text"),
             pytest.param("attacked", "7", 7, id="whole number that need not be there"),
+            pytest.param("target", "cat", "cat", id="a class's name"),
             pytest.param("pool", "20", 20, id="pool"),
             pytest.param("dataset", "usps", "usps", id="dataset"),
             pytest.param("source", "svhn", "svhn", id="source"),
@@ -186,7 +187,7 @@ class TestParseOverride:
         ("name", "text", "message"),
         [
             pytest.param("steps", "3.0", "steps=3.0: a whole number is allowed", id="fraction"),
-            pytest.param("attacked", "", "attacked=: a whole number is allowed", id="nothing"),
+            pytest.param("pool", "", "pool=: a whole number is allowed", id="nothing"),
             pytest.param("faithful", "1", "faithful=1: true or false is allowed", id="switch"),
             pytest.param("clip", "1", "unknown parameter 'clip'", id="an experiments own field"),
             pytest.param("stepz", "1", "did you mean steps?", id="misspelt parameter"),
