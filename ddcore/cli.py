@@ -256,6 +256,27 @@ def _replicates() -> list[Record]:
 
 
 @app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT | FOLDER | FILE")],
+    to: Annotated[str, typer.Option(help="png (a sheet of the images) or npz (NumPy's arrays)")],
+    out: Annotated[Path | None, typer.Option(help="default: NAME.png or NAME.npz here")] = None,
+) -> None:
+    """Write distilled images for other programs; the last line is the file."""
+    try:
+        from ddcore.paper import export as exports
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
+        ) from None
+    from ddcore.use import load_distilled
+
+    distilled = load_distilled(name)
+    file = out or Path(f"{Path(name).stem}.{to}")
+    exports.export(distilled, to, file)
+    print(file)
+
+
+@app.command()
 def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
 ) -> None:

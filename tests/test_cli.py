@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_RANDOM, tree
+from PIL import Image
 
 from ddcore import cli
 from ddcore.datasets import Dataset
@@ -322,6 +324,9 @@ class TestBadInput:
         "verify without a record": (["verify", "fig2a"], "fig2a has no record", "ddcore run fig2a"),
         "verify nothing": (["verify"], "no record here"),
         "notebook without a name": (["notebook"], "Missing argument 'NAME'"),
+        "export to another kind": (["export", "fig3a", "--to", "gif"], "one of png, npz"),
+        "export nowhere": (["export", "fig3a", "--to", "png", "--out", "no/x.png"], "no/x.png"),
+        "export without a kind": (["export", "fig3a"], "--to"),
         "verify another scale of nothing": (["verify", "--scale", "smoke"], "name one"),
         "verify a run that was not": (
             ["verify", "tiny", "-p", "seed=9"],
@@ -616,6 +621,28 @@ class TestVerify:
     def test_a_failure_is_worse_than_not_checked(self, ddcore, without_data, edit):
         edit(lambda c: c["metrics"]["test_accuracy"].update(values=[0.99]))
         assert ddcore("verify").status == 1
+
+
+class TestExport:
+    @pytest.fixture(autouse=True)
+    def here(self, apart, monkeypatch):
+        (apart / "here").mkdir()
+        monkeypatch.chdir(apart / "here")
+
+    def test_a_sheet_of_the_images(self, ddcore, record):
+        assert ddcore("export", "tiny", "--to", "png").out == ["tiny.png"]
+        with Image.open("tiny.png") as sheet:
+            assert sheet.width >= 10 * 28 and sheet.height >= 28
+
+    def test_arrays(self, ddcore, record):
+        assert ddcore("export", record, "--to", "npz", "--out", "x.npz").out == ["x.npz"]
+        stored = DistilledData.load(record / "distilled.safetensors")
+        with np.load("x.npz") as arrays:
+            assert (arrays["images"] == stored.images.numpy()).all()
+            assert (arrays["labels"] == stored.labels.numpy()).all()
+            assert (arrays["lrs"] == stored.lrs.numpy()).all()
+            assert json.loads(str(arrays["ddcore"])) == stored.meta
+            assert {"init.fc3.weight"} <= {*arrays}
 
 
 class TestData:
