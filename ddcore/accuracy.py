@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ddcore.networks import Network, Weights, as_network
+from ddcore.support.checks import check_devices, check_labels, check_tensor
+from ddcore.support.modules import classes_of
 
 CHUNK = 400  # images times networks per forward pass: more is no faster, and activations are large
 
@@ -32,10 +34,16 @@ def evaluate(
         The share of the images that each network is right about, float64 [N], in [0, 1].
 
     Raises:
-        InputError: where the weights or images are those of another network.
+        InputError: where the weights, images or labels are those of another network, or there is
+            not one label for each image.
     """
+    check_tensor("images", images, "[B, C, H, W]")
+    check_tensor("labels", labels, "[B]", whole=True)
     network = as_network(network, images.shape[-3], images.shape[-1])
-    correct = predict(network, network.flatten(weights), images) == labels
+    theta = network.flatten(weights)
+    check_devices({"weights": theta, "images": images, "labels": labels})
+    check_labels(labels, images, 1, classes_of(network, theta, images))
+    correct = predict(network, theta, images) == labels
     return correct.double().mean(1)
 
 

@@ -28,15 +28,18 @@ from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData, Learned, class_major
 from ddcore.networks import InitLaw, Network, as_init_law, as_network, generator
 from ddcore.recipe import Recipe
+from ddcore.support.checks import check_like, check_type
 from ddcore.support.compiled import CapturedMetaGradient
+from ddcore.support.doors import check_readable
 from ddcore.support.progress import Checkpoint, Distillation, OuterState, Run
+from ddcore.support.ranges import Seed, Small, check_value
 from ddcore.support.runtime import in_rounds, process, value_of_first_process
 from ddcore.unroll import (
     EAGER,
     Objective,
     StepFunctions,
+    back_gradient,
     cross_entropy,
-    meta_gradient,
     train,
 )
 
@@ -183,6 +186,7 @@ def _stacked(
 # The loop
 
 
+@torch.no_grad()
 def distill(
     network: Network | nn.Module | str,
     data: Dataset,
@@ -220,18 +224,28 @@ def distill(
         The distilled data, without an `init`, and how the run went.
 
     Raises:
+        InputError: for a number outside its range, for a network that does not read the dataset's
+            images or cannot be differentiated twice, and for images or weights of other shapes.
         MachineError: where the loss diverges however small the step and there are no good images
             to return by then (without looks at the validation split: at once).
     """
+    check_type("data", data, Dataset)
+    check_type("recipe", recipe, Recipe)
+    for name, number in {"steps": steps, "epochs": epochs, "per_class": per_class}.items():
+        check_value(name, number, Small)
+    check_value("seed", seed, Seed)
     network = as_network(network, *data.shape, len(data.classes))
     init = as_init_law(network, init)
     device = data.train[0].device
     if validation_weights is None:
         draws = [init(generator(seed, "validation", j)) for j in range(10)]
-        validation_weights = torch.stack(draws).to(device)
+        validation_weights = torch.stack(draws)
+    validation_weights = network.flatten(validation_weights).to(device)
+    check_readable(network, validation_weights, data.train[0], len(data.classes))
     arguments = (steps, epochs, per_class, soft_labels, recipe, seed)
     start = initial_noise(data, *arguments)
     if first_images is not None:
+        check_like("first_images", first_images, start.images)
         start = replace(start, images=first_images.to(device))
     start.meta.update(
         architecture=network.name, objective=getattr(objective, "__name__", "objective")
@@ -241,7 +255,7 @@ def distill(
     run.resume()
     every = max(1, recipe.iterations // recipe.checks) if recipe.checks else 0
     gradient_of = partial(
-        meta_gradient, network, objective=objective, step_functions=step_functions
+        back_gradient, network, objective=objective, step_functions=step_functions
     )
     on_gpu = device.type == "cuda"
     if on_gpu:

@@ -16,7 +16,7 @@ from ddcore.datasets import Dataset
 from ddcore.distilled import class_major
 from ddcore.networks import InitLaw, Network, as_network, generator
 from ddcore.support.errors import InputError
-from ddcore.unroll import EAGER, StepFunctions, meta_gradient
+from ddcore.unroll import EAGER, StepFunctions, back_gradient
 
 PAPERS_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # section 4.2: the fixed learning rates
 
@@ -113,7 +113,7 @@ def learned_rates(
         theta = torch.stack([init(rng) for _ in range(samples)]).to(raw.device)
         images = class_major(data, source(rng), F.softplus(raw), labelled)
         real = data.batch(batch, rng)
-        _, derivatives = meta_gradient(network, images, theta, real, step_functions=step_functions)
+        _, derivatives = back_gradient(network, images, theta, real, step_functions=step_functions)
         gradient = derivatives.lrs
         raw.grad = gradient * (0.1 / gradient.norm()).clamp(max=1) * torch.sigmoid(raw)
         adam.param_groups[0]["lr"] = 0.05 * (1 - k / iterations)

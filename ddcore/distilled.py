@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddcore.datasets import Dataset
 from ddcore.support import stored
+from ddcore.support.checks import check_batches
 
 
 class Learned(NamedTuple):
@@ -46,6 +47,9 @@ class DistilledData:
     positive, one for each (epoch, step); soft_labels [S, n, K] (targets t of the loss -sum t log p,
     unconstrained; they replace the labels where given); init {name: [*shape]}, the one network's
     initial weights for a fixed init; meta: dataset, architecture, init law, mean, std, class names.
+
+    Raises:
+        InputError: where the tensors do not belong together.
     """
 
     images: Tensor
@@ -54,6 +58,9 @@ class DistilledData:
     soft_labels: Tensor | None = None
     init: dict[str, Tensor] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_batches(self.images, self.labels, self.lrs, self.soft_labels)
 
     def order(self) -> list[tuple[int, int]]:
         """The (epoch, step) of each of the T = E*S gradient steps, in the order they are taken."""

@@ -23,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddcore.support.checks import check_module, check_weights
 from ddcore.support.errors import InputError, did_you_mean
 from ddcore.support.kernel import Kernel, kernel_for
+from ddcore.support.ranges import Small, check_value
 from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
 
 Weights = dict[str, Tensor]
@@ -83,16 +85,9 @@ class Network:
 
         InputError where the weights are those of another network.
         """
+        check_weights(self.name, self.shapes, weights)
         if isinstance(weights, Tensor):
             return weights
-        refusal = f"the weights do not belong to {self.name}"
-        for name in sorted({*weights, *self.shapes}):
-            if name not in weights or name not in self.shapes:
-                raise InputError(f"{refusal}: {name} is missing or unknown")
-            actual = tuple(weights[name].shape)
-            shape = self.shapes[name]
-            if actual[len(actual) - len(shape) :] != shape:
-                raise InputError(f"{refusal}: {name} is {actual}, not {shape}")
         rows = [weights[name].reshape(-1, math.prod(s)) for name, s in self.shapes.items()]
         return torch.cat(rows, dim=1)
 
@@ -217,38 +212,34 @@ class ModuleStack(Network):
 
     Modules whose output depends on the other images of the batch, or that carry buffers or
     randomness, are refused: theta_1 must be a function of theta_0, the distilled images and the
-    learning rates alone.
+    learning rates alone. Parameters that ask for no gradient stay what they are.
     """
 
     checked = False
 
     def __init__(self, module: nn.Module):
-        name = type(module).__name__
-        for part in module.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
-                raise InputError(
-                    f"{name} contains {type(part).__name__}: distillation needs a network without "
-                    "batch statistics and without dropout; GroupNorm or LayerNorm will do"
-                )
-        if any(True for _ in module.buffers()):
-            raise InputError(
-                f"{name} has buffers: every quantity that training changes must be a parameter"
-            )
-        self.name = name
+        check_module(module)
+        self.name = type(module).__name__
         self.module = module
-        self.shapes = {n: tuple(p.shape) for n, p in module.named_parameters()}
+        parameters = dict(module.named_parameters())
+        trained = {n: p for n, p in parameters.items() if p.requires_grad}
+        self.shapes = {n: tuple(p.shape) for n, p in trained.items()}
+        self.constant = {n: p for n, p in parameters.items() if n not in trained}
         self.start = {  # the scales of a normalisation: where its module put them
             n: p.detach().float().cpu().clone()
-            for n, p in module.named_parameters()
+            for n, p in trained.items()
             if p.dim() < 2 and not n.endswith("bias")
         }
 
-    def forward(self, weights: Weights, images: Tensor) -> Tensor:
-        def one(w: Weights, x: Tensor) -> Tensor:
-            return torch.func.functional_call(self.module, w, (x,))
+    def one(self, weights: Weights, images: Tensor) -> Tensor:
+        """The logits [B, classes] of one network, weights {name: [*shape]}."""
+        like = images.device, images.dtype
+        constant = {name: p.detach().to(*like) for name, p in self.constant.items()}
+        return torch.func.functional_call(self.module, constant | weights, (images,))
 
+    def forward(self, weights: Weights, images: Tensor) -> Tensor:
         own_images = images.dim() == 5
-        return torch.vmap(one, in_dims=(0, 0 if own_images else None))(weights, images)
+        return torch.vmap(self.one, in_dims=(0, 0 if own_images else None))(weights, images)
 
 
 def as_network(
@@ -265,12 +256,19 @@ def as_network(
 
     Raises:
         InputError: for an unknown name, images of a size that it does not take, or a module with
-            batch statistics, dropout or buffers.
+            batch statistics, active dropout, buffers, or nothing to train.
     """
     if isinstance(network, Network):
         return network
     if isinstance(network, nn.Module):
         return ModuleStack(network)
+    if not isinstance(network, str):
+        raise InputError(
+            f"network: {type(network).__name__} is given, a name, a Network or an nn.Module is "
+            "allowed"
+        )
+    for name, number in {"channels": channels, "size": size, "classes": classes}.items():
+        check_value(name, number, Small)
     if network not in ARCHITECTURES:
         near = did_you_mean(network, ARCHITECTURES)
         raise InputError(f"unknown network {network!r}: one of {', '.join(ARCHITECTURES)}{near}")

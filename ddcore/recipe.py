@@ -1,6 +1,8 @@
 """How the outer loop runs: our settings, and those of the paper's code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from ddcore.support.ranges import Count, CountOrZero, Norm, Rate, Share, Small, check_value
 
 WARM_UP = 20  # outer steps
 
@@ -26,21 +28,28 @@ class Recipe:
 
     In both, batches are drawn with replacement (the paper's code goes through shuffled epochs) and
     5,000 training images (of a small set a tenth) are held out for validation.
+
+    Raises:
+        InputError: for a number outside its range, which is the commands' too.
     """
 
-    iterations: int = 500  # outer steps
-    samples: int = 4  # J, networks per outer step
-    batch: int = 256  # real images per network
-    image_rate: float = 0.03  # Adam's step size, per pixel in normalised space
-    raw_rate: float = 0.01  # Adam's step size of the raw learning rates
-    label_rate: float = 0.03  # Adam's step size of soft labels
-    first_lr: float = 0.02  # where every learning rate starts
-    noise: float = 0.2
-    clip: float = 0.1  # 0: never
-    checks: int = 25  # looks at the validation split; 0: none, the last images are taken
-    average: float = 0.0  # weight of the past in the running mean; 0: none is kept
+    iterations: Count = 500  # outer steps
+    samples: Small = 4  # J, networks per outer step
+    batch: Count = 256  # real images per network
+    image_rate: Rate = 0.03  # Adam's step size, per pixel in normalised space
+    raw_rate: Rate = 0.01  # Adam's step size of the raw learning rates
+    label_rate: Rate = 0.03  # Adam's step size of soft labels
+    first_lr: Rate = 0.02  # where every learning rate starts
+    noise: Rate = 0.2
+    clip: Norm = 0.1  # 0: never
+    checks: CountOrZero = 25  # looks at the validation split; 0: none, the last images are taken
+    average: Share = 0.0  # weight of the past in the running mean; 0: none is kept
     common_batch: bool = False
     halving: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_value(field.name, getattr(self, field.name), field.type)
 
     @staticmethod
     def faithful(iterations: int = 23_600, first_lr: float = 0.02) -> "Recipe":

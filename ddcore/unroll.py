@@ -30,10 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore.distilled import DistilledData, Learned
-from ddcore.networks import Network, Weights, as_network, generator
+from ddcore.networks import Network, Weights, as_network
 from ddcore.support.errors import InputError
 
-SAME_DERIVATIVE = 1e-6  # in float64, relative: 1e-15 to 1e-12 are measured
 # (logits [N, B, K], labels [B] or [N, B]) -> losses [N]
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -120,54 +119,6 @@ def forward_over_reverse(
     return (primal[0] * v).sum(), derivatives
 
 
-def check_second_derivatives(
-    network: Network, theta: Tensor, images: Tensor, targets: Tensor
-) -> None:
-    """Choose the order in which a module's second derivatives are taken: the first of the two that
-    gives what autograd gives, for one step of one network with a random v, in float64.
-
-    InputError where neither does, or PyTorch cannot compute them.
-    """
-    theta = theta[:1].double()
-    images = images.double()
-    targets = targets.double()
-    rng = generator("second derivatives")
-    v = torch.randn(theta.shape, generator=rng, dtype=theta.dtype).to(theta.device)
-    v = v / v.norm()
-    reason = ""
-    for network.forward_over_reverse in (False, True):
-        try:
-            error = _reverse_error(network, theta, v, images, targets)
-        except (RuntimeError, NotImplementedError) as failure:
-            reason = str(failure).strip().partition("\n")[0]
-            continue
-        if error < SAME_DERIVATIVE:
-            network.checked = True
-            return
-        reason = f"PyTorch's are wrong by {100 * error:.2g} %"
-    raise InputError(
-        f"{network.name} cannot be distilled by back-gradient: it needs second derivatives, and "
-        f'{reason}; estimator="autograd" takes them another way'
-    )
-
-
-def _reverse_error(
-    network: Network, theta: Tensor, v: Tensor, images: Tensor, targets: Tensor
-) -> float:
-    """The relative difference of `reverse_step` from autograd: the larger of those of the weights
-    and of the images."""
-    ours = reverse_step(network, theta, v, images, targets, theta.new_ones(()))[:2]
-    leaves = theta.detach().requires_grad_(), images.detach().requires_grad_()
-    loss = inner_loss(network, *leaves, targets)
-    (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
-    exact = torch.autograd.grad(((leaves[0] - gradient) * v).sum(), leaves)
-    smallest = torch.finfo(theta.dtype).tiny  # a derivative may be 0, and both agree
-    differences = [
-        (a - b).norm() / b.norm().clamp(min=smallest) for a, b in zip(ours, exact, strict=True)
-    ]
-    return torch.stack(differences).max().item()
-
-
 def real_gradient(
     network: Network, theta: Tensor, images: Tensor, labels: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
@@ -251,29 +202,58 @@ def meta_gradient(
         and, where `distilled` has them, `soft_labels` hold the derivatives.
 
     Raises:
-        InputError: for a module that cannot be differentiated twice, or another estimator.
+        InputError: where these do not belong together, for a module that cannot be differentiated
+            twice, or another estimator.
     """
+    # these files know this one
+    from ddcore.support.doors import check_batch, check_distilled, check_readable
+    from ddcore.support.modules import check_second_derivatives
+
+    targets = check_distilled(distilled).targets()
+    channels, side = distilled.images.shape[2:4]
+    classes = targets.shape[-1]
+    stack = as_network(network, channels, side, classes)
+    theta = stack.flatten(weights)
+    check_readable(stack, theta, distilled.images, classes)
+    check_batch(stack, theta, batch, classes, labelled=objective is cross_entropy)
+    if estimator == "back-gradient":
+        return back_gradient(stack, distilled, theta, batch, objective, step_functions)
+    if estimator != "autograd":
+        raise InputError(f"estimator {estimator!r}: 'back-gradient' or 'autograd' is allowed")
+    try:
+        return _autograd(stack, distilled, theta, batch, objective)
+    except RuntimeError:
+        check_second_derivatives(stack, theta, distilled.images[0], targets[0], by_autograd=True)
+        raise
+
+
+@torch.no_grad()
+def back_gradient(
+    network: Network,
+    distilled: DistilledData,
+    theta: Tensor,
+    batch: tuple[Tensor, Tensor],
+    objective: Objective = cross_entropy,
+    step_functions: StepFunctions = EAGER,
+) -> tuple[Tensor, DistilledData]:
+    """`meta_gradient` by back-gradient, of weights theta [N, P], for those who call it often: of
+    what it is given, nothing is checked but a module's second derivatives, once."""
     order = distilled.order()
     targets = distilled.targets()
-    channels, side = distilled.images.shape[2:4]
-    stack = as_network(network, channels, side, targets.shape[-1])
-    theta = stack.flatten(weights)
-    if estimator == "autograd":
-        return _autograd(stack, distilled, theta, batch, objective)
-    if estimator != "back-gradient":
-        raise InputError(f"estimator {estimator!r}: 'back-gradient' or 'autograd' is allowed")
-    if not stack.checked:
-        check_second_derivatives(stack, theta, distilled.images[0], targets[0])
+    if not network.checked:
+        from ddcore.support.modules import check_second_derivatives
+
+        check_second_derivatives(network, theta, distilled.images[0], targets[0])
     trajectory = theta.new_empty(len(order), *theta.shape)
-    theta = train(stack, distilled, theta, step_functions.forward, keep=trajectory)
-    v, losses = real_gradient(stack, theta, *batch, objective)
+    theta = train(network, distilled, theta, step_functions.forward, keep=trajectory)
+    v, losses = real_gradient(network, theta, *batch, objective)
 
     gradient = Learned(distilled.images, distilled.lrs, targets).map(torch.zeros_like)
     images, lrs, labels = gradient
     assert labels is not None
     for t, (e, s) in reversed(list(enumerate(order))):
         inputs = distilled.images[s], targets[s], distilled.lrs[e, s]
-        v, dx, dt, dlr = step_functions.reverse(stack, trajectory[t], v, *inputs)
+        v, dx, dt, dlr = step_functions.reverse(network, trajectory[t], v, *inputs)
         images[s] += dx
         labels[s] += dt
         lrs[e, s] = dlr
@@ -281,6 +261,7 @@ def meta_gradient(
     return losses, distilled.with_learned(Learned(images, lrs, soft_labels))
 
 
+@torch.enable_grad()
 def _autograd(
     network: Network,
     distilled: DistilledData,

@@ -7,7 +7,9 @@ from torch import nn
 
 from ddcore.distilled import DistilledData
 from ddcore.networks import Network, Weights, as_network
+from ddcore.support.doors import check_distilled, check_readable
 from ddcore.support.errors import InputError
+from ddcore.support.ranges import Small, check_value
 from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
 from ddcore.unroll import train_in_float64
 
@@ -21,17 +23,22 @@ def load_distilled(path_or_name: str | Path) -> DistilledData:
     with the package (fig2a, fig3a, fig3b, soft-mnist-10).
 
     Raises:
-        InputError: for a name that is none, for an experiment without a record, and for a file of
-            another kind.
+        InputError: for a name that is none, for an experiment without a record, for a folder
+            without images, and for a file of another kind.
     """
+    if not isinstance(path_or_name, str | Path):
+        raise InputError(f"{path_or_name!r}: a path or the name of an experiment is allowed")
     path = Path(path_or_name)
     name = str(path_or_name)
     if (path / "distilled.safetensors").is_file():
         return DistilledData.load(path / "distilled.safetensors")
-    if path.is_file() or path.suffix:
+    if path.is_file() or path.suffix and not path.is_dir():
         return DistilledData.load(path)
-    from ddcore.experiments import records  # not before a record is asked for
+    from ddcore.experiments import catalogue, records  # not before a record is asked for
 
+    if path.is_dir() and name not in {*catalogue.EXPERIMENTS, *catalogue.ALIASES}:
+        found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
+        raise InputError(f"{path} is a folder without distilled.safetensors; it holds {found}")
     record = records.find(name)
     if record is not None and record.has_images:
         return record.distilled
@@ -52,7 +59,7 @@ def network_of(distilled: DistilledData) -> Network:
     Raises:
         InputError: where the data does not name one, or names one that is not the package's.
     """
-    meta = distilled.meta
+    meta = check_distilled(distilled).meta
     if "architecture" not in meta:
         raise InputError("the distilled data does not say which architecture it was distilled for")
     if meta["architecture"] not in ARCHITECTURES:
@@ -61,9 +68,10 @@ def network_of(distilled: DistilledData) -> Network:
             "network"
         )
     channels, side = distilled.images.shape[2:4]
-    return as_network(meta["architecture"], channels, side, len(meta["classes"]))
+    return as_network(meta["architecture"], channels, side, distilled.targets().shape[-1])
 
 
+@torch.no_grad()
 def train_on(
     distilled: DistilledData,
     weights: Weights | None = None,
@@ -86,9 +94,16 @@ def train_on(
         The trained weights, {name: [N, *shape]}.
 
     Raises:
-        InputError: where the weights are another network's, or none are known to start from.
+        InputError: where the weights are another network's, or none are known to start from, and
+            for data or a module that no network can be trained on.
     """
-    network = network_of(distilled) if network is None else as_network(network)
+    classes = check_distilled(distilled).targets().shape[-1]
+    channels, side = distilled.images.shape[2:4]
+    check_value("nets", nets, Small)
+    if network is None:
+        network = network_of(distilled)
+    else:
+        network = as_network(network, channels, side, classes)
     law = distilled.meta.get("init_law", "no law named")
     if weights is not None:
         theta = network.flatten(weights)
@@ -101,5 +116,7 @@ def train_on(
             f"the distilled data is for networks of no known init law ({law}); give weights to "
             "start from"
         )
-    trained = train_in_float64(network, distilled, theta.to(distilled.images.device))
+    theta = theta.to(distilled.images.device)
+    check_readable(network, theta.double(), distilled.images.double(), classes)
+    trained = train_in_float64(network, distilled, theta)
     return network.unflatten(trained)

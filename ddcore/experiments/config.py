@@ -15,13 +15,10 @@ from ddcore.experiments import methods
 from ddcore.recipe import Recipe
 from ddcore.support.errors import InputError, did_you_mean
 from ddcore.support.files import absolute
+from ddcore.support.ranges import Count, CountOrZero, Norm, Rate, Seed, Share, Small
 from ddcore.support.registry import ARCHITECTURES, DATASETS, INIT_LAWS
 
 ALGORITHM_VERSION = 1  # rises only when the meaning of a stored set changes
-
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Small = Annotated[int, Field(ge=1, le=1_000)]
-Rate = Annotated[float, Field(gt=0, le=10)]
 
 
 class Config(BaseModel):
@@ -45,7 +42,7 @@ class Config(BaseModel):
     attacked: Annotated[int, Field(ge=0)] | None = None  # poisoning: this class is to be taken for
     target: Annotated[int, Field(ge=0)] | None = None  # that one
     pool: Annotated[int, Field(ge=0, le=10_000)] = 0  # pretrained networks to distil with
-    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    seed: Seed = 0
     nets: Small = 200  # test networks (a fixed init: 1)
     faithful: bool = False  # the settings of the paper's code
     iterations: Count = 1000  # outer steps
@@ -59,9 +56,9 @@ class Config(BaseModel):
         None  # of real images: tried with the paper's, instead of a learned one
     )
     noise: Rate = 0.2
-    clip: float = 0.1
-    checks: int = 25
-    average: float = 0.0
+    clip: Norm = 0.1
+    checks: CountOrZero = 25
+    average: Share = 0.0
     chosen_on: Small = 10  # networks, drawn from the law, that images are chosen on along the way
 
     @field_validator("images")

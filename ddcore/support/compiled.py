@@ -18,9 +18,9 @@ from ddcore.unroll import (
     EAGER,
     Objective,
     StepFunctions,
+    back_gradient,
     cross_entropy,
     forward_step,
-    meta_gradient,
     reverse_step,
 )
 
@@ -97,13 +97,13 @@ def is_compiled(step_functions: StepFunctions) -> bool:
 
 
 class CapturedMetaGradient:
-    """`meta_gradient` of one network and objective on a CUDA device, for many calls.
+    """`back_gradient` of one network and objective on a CUDA device, for many calls.
 
     The first call records its thousands of small kernels as one CUDA graph. The next ones copy
     their tensors to where the graph reads them and replay it, which spares Python starting each
     kernel. What a call returns is overwritten by the next, and the memory that the graph computes
     in stays reserved. Tensors of other shapes are recorded anew. Where recording fails, a line says
-    so and `meta_gradient` is called as it is.
+    so and `back_gradient` is called as it is.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class CapturedMetaGradient:
         step_functions: StepFunctions = EAGER,
     ):
         self.plain = partial(
-            meta_gradient, network, objective=objective, step_functions=step_functions
+            back_gradient, network, objective=objective, step_functions=step_functions
         )
         self.signature: list | None = None
         self.replay: Callable | None = None

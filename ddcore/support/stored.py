@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddcore.support.checks import check_batches, check_values
 from ddcore.support.errors import InputError
 from ddcore.support.files import whole
 
@@ -70,20 +70,8 @@ def _checked(tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]
         labels = soft_labels.argmax(-1)
     else:
         labels = tensors["labels"]
-    classes = len(meta["classes"])
-    S, n, *_ = images.shape
-    if images.dim() != 5 or 0 in images.shape or labels.shape != (S, n):
-        raise ValueError("its images, labels and rates do not belong together")
-    if lrs.dim() != 2 or lrs.shape[1] != S:
-        raise ValueError("its images, labels and rates do not belong together")
-    if not all(t.isfinite().all() for t in (images, lrs, soft_labels) if t is not None):
-        raise ValueError("it has numbers that are not finite")
-    if labels.dtype != torch.int64 or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError("it has labels without a class")
-    if soft_labels is not None and soft_labels.shape[-1] != classes:
-        raise ValueError(
-            f"it has soft labels of {soft_labels.shape[-1]} classes and names {classes}"
-        )
+    check_batches(images, labels, lrs, soft_labels)
+    check_values(images, labels, lrs, soft_labels, len(meta["classes"]))
     init = {
         name.removeprefix("init."): t for name, t in tensors.items() if name.startswith("init.")
     }
