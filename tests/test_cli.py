@@ -393,6 +393,10 @@ class TestFolders:
         resized = "36 of 36 images resized to 32x32"
         assert f"{apart}/pictures: {resized}" in done.err
         assert records.read(Path(done.out[-1])).data["preparation"] == resized
+        (said,) = [line for line in done.err if "test accuracy" in line]
+        assert said.startswith(
+            f"tiny-random, dataset=folder:{apart}/pictures, iterations=2, nets=1:"
+        )
         same_folder = f"dataset=folder:{apart}/pictures"
         assert ddcore(*words, same_folder).out == done.out
 

@@ -86,9 +86,16 @@ class Record(BaseModel):
 
     @property
     def name(self) -> str:
-        """The experiment, and what a replicate has of its own: `fig3a, faithful=true`."""
-        changes = (f"{name}={json.dumps(value)}" for name, value in self.overrides.items())
-        return ", ".join([self.experiment, *changes])
+        """The experiment, and what else a run has of its own: `fig3a, faithful=true` or
+        `fig3a, laptop scale, dataset=folder:PATH, seed=1`."""
+        parts = [self.experiment]
+        if self.scale != "paper":
+            parts.append(f"{self.scale} scale")
+        dataset = self.config.get("dataset", "")
+        if dataset.startswith("folder:"):
+            parts.append(f"dataset={dataset}")
+        parts += [f"{name}={json.dumps(value)}" for name, value in self.overrides.items()]
+        return ", ".join(parts)
 
     @property
     def accuracy(self) -> str:
