@@ -174,7 +174,9 @@ class AlexCifarNet(Network):
 
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10):
         if size != 32:
-            raise InputError(f"AlexCifarNet takes images of 32x32, not {size}x{size}")
+            raise InputError(
+                f"AlexCifarNet takes images of 32x32, not {size}x{size}; LeNet takes both"
+            )
         self.channels = channels
         self.size = size
         self.shapes = {

@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass, fields
 
-from ddcore.support.ranges import Count, CountOrZero, Norm, Rate, Share, Small, check_value
+from ddcore.support.ranges import (
+    Count,
+    CountOrZero,
+    Norm,
+    Rate,
+    RateOrZero,
+    Share,
+    Small,
+    check_value,
+)
 
 WARM_UP = 20  # outer steps
 
@@ -36,9 +45,9 @@ class Recipe:
     iterations: Count = 500  # outer steps
     samples: Small = 4  # J, networks per outer step
     batch: Count = 256  # real images per network
-    image_rate: Rate = 0.03  # Adam's step size, per pixel in normalised space
-    raw_rate: Rate = 0.01  # Adam's step size of the raw learning rates
-    label_rate: Rate = 0.03  # Adam's step size of soft labels
+    image_rate: RateOrZero = 0.03  # Adam's step size, per pixel in normalised space
+    raw_rate: RateOrZero = 0.01  # Adam's step size of the raw learning rates
+    label_rate: RateOrZero = 0.03  # Adam's step size of soft labels
     first_lr: Rate = 0.02  # where every learning rate starts
     noise: Rate = 0.2
     clip: Norm = 0.1  # 0: never

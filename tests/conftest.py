@@ -13,6 +13,7 @@ from PIL import Image
 from ddcore import cli, datasets
 from ddcore.experiments import catalogue, records
 from ddcore.experiments.config import Config
+from ddcore.experiments.verify import verify
 from ddcore.support.errors import InputError
 from ddcore.support.files import data_root
 
@@ -145,6 +146,12 @@ def real(monkeypatch):
             pytest.skip(str(error))
 
     return get
+
+
+def checked(record, nets=None, **options):
+    """Whether a record agrees with its images, and the line that says so."""
+    verification = verify(record, nets, **options)
+    return verification.agrees, verification.line
 
 
 def tree(folder):

@@ -17,6 +17,8 @@ import torch
 from conftest import TINY, TINY_RANDOM, tree
 from PIL import Image
 
+import ddcore as ddcore_package
+from ddcore import __main__ as command
 from ddcore import cli
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
@@ -448,6 +450,19 @@ class TestInterrupted:
         assert interrupted.status == 130 and interrupted.out == []
         line = "ddcore: interrupted; the same command goes on from the last checkpoint"
         assert interrupted.err[-1] == line and not (apart / "results").exists()
+
+    def test_while_it_is_loaded(self, monkeypatch, capsys):
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "ddcore.cli":
+                    raise KeyboardInterrupt
+
+        monkeypatch.delitem(sys.modules, "ddcore.cli")
+        monkeypatch.delattr(ddcore_package, "cli")
+        monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert ended.value.code == 130 and capsys.readouterr().err == "ddcore: interrupted\n"
 
     def test_the_same_command_goes_on(self, interrupted, ddcore, apart, made):
         done = ddcore("run", "tiny")

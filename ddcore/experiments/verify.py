@@ -145,9 +145,10 @@ def _identity_faults(record: Record, setup: Setup, images: DistilledData | None)
         alike = alike and images.lrs.shape == (config.epochs, config.steps)
         alike = alike and (images.init is not None) == config.fixed
         faults["its images or rates are not those of its configuration"] = not alike
+    method = methods.get(config.images)
+    if images is not None and method.stores_images:
         for name, value in setup.header.items():
             faults[f"its images say another {name}"] = images.meta.get(name) != value
-    method = methods.get(config.images)
     faults |= method.faults(config, record, images)
     trained = record.distillation.get("pool", {}).get("training")
     if trained is not None and not config.fixed:

@@ -12,6 +12,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=1_000_000)]  # 0: not at all
 Small = Annotated[int, Field(ge=1, le=1_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+RateOrZero = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]  # 0: not learned
 Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import edit_record, set_apart, tree
+from conftest import checked, edit_record, set_apart, tree
 
 from ddcore import baselines, datasets
 from ddcore.accuracy import evaluate
@@ -204,7 +204,7 @@ class TestDrawnAgain:
     @pytest.mark.parametrize("kind", ["random-real", "best-of-many"])
     def test_tampered_rates_fail(self, kind, what, made):
         edit_record(made(kind).folder, lambda c: self.DAMAGE[what](c["distillation"]))
-        agrees, line = verify(records.find("small"))
+        agrees, line = checked(records.find("small"))
         assert not agrees and line.startswith("small FAIL (") and "\n" not in line
 
     SETS = {
@@ -217,7 +217,7 @@ class TestDrawnAgain:
     @pytest.mark.parametrize("what", SETS)
     def test_tampered_choices_fail(self, what, made):
         edit_record(made("best-of-many").folder, lambda c: self.SETS[what](c["distillation"]))
-        agrees, line = verify(records.find("small"))
+        agrees, line = checked(records.find("small"))
         assert not agrees and line.startswith("small FAIL (") and "\n" not in line
 
     @pytest.fixture
@@ -253,9 +253,10 @@ class TestDrawnAgain:
     def test_an_old_record_of_another_shape_fails(self, kind, old):
         record = old(kind)
         images = record.distilled
-        short = replace(images, images=images.images[:1], lrs=images.lrs[:, :1])
-        replace(short, labels=images.labels[:1]).save(record.folder / "distilled.safetensors")
-        agrees, line = verify(records.find("small"))
+        first = {"images": images.images[:1], "labels": images.labels[:1]}
+        short = replace(images, **first, lrs=images.lrs[:, :1])
+        short.save(record.folder / "distilled.safetensors")
+        agrees, line = checked(records.find("small"))
         assert not agrees and "its images or rates are not those of its configuration" in line
 
 
@@ -316,7 +317,7 @@ class TestOneNetwork:
     def test_images_that_are_gone_fail(self, pair):
         tested, made = pair
         shutil.rmtree(made.folder)
-        agrees, line = verify(tested)
+        agrees, line = checked(tested)
         assert not agrees and "its images are not those that one network has here" in line
 
     def test_without_their_record_nothing_can_be_made(self, apart, experiment):

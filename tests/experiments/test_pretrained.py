@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import set_apart, tree
+from conftest import checked, set_apart, tree
 from PIL import Image
 from safetensors import safe_open
 
@@ -276,12 +276,12 @@ class TestAttack:
     def test_a_class_tampered_with_fails(self, record):
         record.metrics["class_accuracy"]["values"][1][4] -= 0.1
         record.metrics["class_accuracy"]["mean"][4] -= 0.025
-        agrees, line = verify(record)
+        agrees, line = checked(record)
         assert not agrees and "class_accuracy is another" in line
 
     def test_networks_that_are_trained_otherwise_now_fail(self, record):
         record.distillation["pool"]["training"] = "0123456789ab"
-        agrees, line = verify(record)
+        agrees, line = checked(record)
         assert not agrees and "its networks are trained otherwise now" in line
 
     @pytest.mark.parametrize("kind", ["random-real", "averages"])

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_RANDOM, set_apart
+from conftest import TINY_RANDOM, checked, set_apart
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -19,12 +19,6 @@ FAKE = [0.99]
 
 def accuracy(content):
     return content["metrics"]["test_accuracy"]
-
-
-def checked(record, nets=None, **options):
-    """Whether it agrees, and the line that says so."""
-    verification = verify(record, nets, **options)
-    return verification.agrees, verification.line
 
 
 def edit_tensors(file, how):

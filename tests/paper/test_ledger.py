@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from conftest import checked
 
 import ddcore
 from ddcore.experiments import records
 from ddcore.experiments.config import Config
-from ddcore.experiments.verify import verify
 from ddcore.paper import claims, ledger
 from ddcore.paper.claims import Baseline, Context, Discrepancy, Result, Setup, Statement, expand
 from ddcore.paper.ledger import Judge
@@ -553,7 +553,7 @@ class TestCommittedRecords:
     )
     def test_they_can_be_derived_again(self, name, real):
         real("mnist")
-        agrees, line = verify(records.find(name), 20)
+        agrees, line = checked(records.find(name), 20)
         assert agrees, line
         record = records.find(name)
         if record.has_images:  # else they were drawn again

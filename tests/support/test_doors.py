@@ -215,7 +215,7 @@ OUTSIDE = [  # of a recipe, and the word that the commands say
     ("iterations", "5", "valid integer"),
     ("samples", 0, "greater than or equal to 1"),
     ("batch", -1, "greater than or equal to 1"),
-    ("image_rate", 0.0, "greater than 0"),
+    ("image_rate", -0.1, "greater than or equal to 0"),
     ("image_rate", math.nan, "finite"),
     ("raw_rate", 11.0, "less than or equal to 10"),
     ("label_rate", math.inf, "finite"),
