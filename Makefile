@@ -20,8 +20,7 @@ book: $(STAMP)  ## run what changed in the notebooks, build the pages: _build/ht
 # As many at once as there are processors, of one thread each.
 test: export OMP_NUM_THREADS = 1
 test: check  ## run every test that this machine can, the notebooks' outputs included
-	$(BIN)/pytest -n logical --dist loadfile
-	$(BIN)/pytest -n logical --dist loadfile --nbval --nbval-current-env $(NOTEBOOKS)
+	$(BIN)/pytest -n logical --dist loadfile --nbval --nbval-current-env tests $(NOTEBOOKS)
 
 check: $(STAMP)  ## read the code without running it: lint, format, types; seconds
 	$(BIN)/ruff check .

@@ -37,18 +37,38 @@ def picture(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
     return pixels.permute(1, 2, 0)
 
 
+def tiles(images: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    """Images side by side, each in a white frame of one pixel.
+
+    Args:
+        images: [R, K, C, H, W], normalised: R rows of K images.
+        meta: with `mean` and `std` of each channel.
+
+    Returns:
+        [R (H + 2), K (W + 2)] or [R (H + 2), K (W + 2), 3] in [0, 1].
+    """
+    rows = []
+    for row in images:
+        framed = [_framed(picture(image, meta)) for image in row]
+        rows.append(torch.cat(framed, dim=1))
+    return torch.cat(rows)
+
+
+def _framed(pixels: Tensor) -> Tensor:
+    height, width = pixels.shape[:2]
+    frame = torch.ones(height + 2, width + 2, *pixels.shape[2:])
+    frame[1:-1, 1:-1] = pixels
+    return frame
+
+
 def sheet(distilled: DistilledData) -> np.ndarray:
-    """All images side by side, twice as large, with a border of two pixels: bytes [Y, X] or
-    [Y, X, 3]. A row holds a step's images of one kind, one for each class."""
+    """All images side by side, twice as large: bytes [Y, X] or [Y, X, 3]. A row holds a step's
+    images of one kind, one for each class."""
     classes = len(distilled.meta["classes"])
     images = distilled.images.unflatten(1, (classes, -1)).transpose(1, 2)  # [S, per class, K, ...]
-    rows = []
-    for row in images.flatten(0, 1):
-        shown = torch.stack([picture(image, distilled.meta) for image in row])  # [K, H, W(, 3)]
-        large = shown.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        framed = [np.pad(tile, [(0, 2), (0, 2)] + [(0, 0)] * (tile.ndim - 2)) for tile in large]
-        rows.append(np.concatenate(framed, axis=1))
-    return (255 * np.concatenate(rows)).round().astype(np.uint8)
+    shown = tiles(images.flatten(0, 1), distilled.meta)
+    large = shown.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    return (255 * large).round().byte().numpy()
 
 
 def distilled_images(distilled: DistilledData, steps: Sequence[int] | None = None) -> Figure:
@@ -61,33 +81,31 @@ def distilled_images(distilled: DistilledData, steps: Sequence[int] | None = Non
         steps = range(len(distilled.images))
     classes = distilled.meta["classes"]
     per_class = distilled.images.shape[1] // len(classes)
-    size = (8, 0.95 * len(steps) + 0.3)  # inches
-    figure, axes = plt.subplots(
-        len(steps), len(classes), figsize=size, squeeze=False, layout="constrained"
+    images = distilled.images[list(steps), ::per_class]
+    height, width = images.shape[-2] + 2, images.shape[-1] + 2  # of a tile
+
+    size = (8, 0.8 * len(steps) + 0.3)  # inches
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    axis.imshow(tiles(images, distilled.meta).numpy(), cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks(
+        [width * (k + 0.5) - 0.5 for k in range(len(classes))],
+        [f"label {name}" if name.isdigit() else name for name in classes],
+        size=9,
     )
-    for row, step in zip(axes, steps, strict=True):
-        _write_rates(row[0], step, distilled.lrs[:, step].tolist())
-        for k, axis in enumerate(row):
-            image = distilled.images[step, k * per_class]
-            axis.imshow(picture(image, distilled.meta).numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-    for axis, name in zip(axes[0], classes, strict=True):
-        axis.set_title(f"label {name}" if name.isdigit() else name, size=9)
+    axis.set_yticks(
+        [height * (row + 0.5) - 0.5 for row in range(len(steps))],
+        [_rates(step, distilled.lrs[:, step].tolist()) for step in steps],
+        size=8,
+    )
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_frame_on(False)
     return figure
 
 
-def _write_rates(axis: Axes, step: int, rates: list[float]) -> None:
-    """Left of the axis: the step and its rate in every epoch."""
-    lines = [f"step {step}", "rates", *(f"{rate:.4f}" for rate in rates)]
-    axis.text(
-        -0.15,
-        0.5,
-        "\n".join(lines),
-        transform=axis.transAxes,
-        ha="right",
-        va="center",
-        size=8,
-    )
+def _rates(step: int, rates: list[float]) -> str:
+    """The step and its rate in every epoch, a line each."""
+    return "\n".join([f"step {step}", "rates", *(f"{rate:.4f}" for rate in rates)])
 
 
 def progress(record: Record, paper: float | None = None) -> Figure:

@@ -43,7 +43,7 @@ def page(caption: str, alt: str, figure: Figure) -> str:
     if not alt.strip():
         raise ValueError(f"the frame {caption!r} needs an alternative text")
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight")
+    figure.savefig(png, format="png", dpi=DPI)
     plt.close(figure)
     small = io.BytesIO()
     Image.open(png).convert("RGB").quantize(256).save(small, "png", optimize=True)  # half as large

@@ -22,10 +22,12 @@ const cases = {
   metaGradient({ distilled, theta, real, labels }) {
     return metaGradient(new LeNet(), distilled, theta, real, labels);
   },
-  outerSteps({ settings, noise, batches }) {
+  outerSteps({ settings, noise, networks, batches }) {
     let drawn = 0;
     const distillation = new Distillation(new LeNet(), settings, () => noise[drawn++]);
-    for (const { theta, real, labels } of batches) distillation.outerStep(theta, real, labels);
+    for (const { network, real, labels } of batches) {
+      distillation.outerStep(networks[network], real, labels);
+    }
     return { learned: distillation.learned, mean: distillation.mean };
   },
   correct({ theta, distilled, images, labels }) {

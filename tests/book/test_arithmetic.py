@@ -175,19 +175,19 @@ class TestDistillation:
             lrs=torch.full((2, 1), 0.3, dtype=torch.double),
         )
         state = OuterState.start(start, recipe)
+        networks = [theta_0(seed) for seed in range(3)]
         batches = []
         for k in range(23):  # past the warm-up
             real, labels = (part[2 * k : 2 * k + 2] for part in digits["training"])
-            samples = algorithm.Samples(theta_0(k)[None], (real, labels))
+            samples = algorithm.Samples(networks[k % 3][None], (real, labels))
             gradient_of = lambda *given: ddcore.meta_gradient(NETWORK, *given)  # noqa: E731
             state, _ = algorithm.outer_step(state, samples, gradient_of, recipe, recipe.schedule(k))
-            batches.append(
-                {"theta": theta_0(k).tolist(), "real": rows(real), "labels": labels.tolist()}
-            )
+            batches.append({"network": k % 3, "real": rows(real), "labels": labels.tolist()})
         answer = compute(
             "outerSteps",
             settings=settings,
             noise=noise(10 * 784).tolist(),
+            networks=[theta.tolist() for theta in networks],
             batches=batches,
         )
         for name, learned in (("learned", state.learned), ("mean", state.mean)):
