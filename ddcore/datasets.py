@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ddcore.support.errors import InputError
 from ddcore.support.files import absolute, data_root
-from ddcore.support.readers import Files, fetch, mean_and_std, read, stacked, stamps
+from ddcore.support.folders import Files, mean_and_std, stamps
+from ddcore.support.readers import fetch, read, stacked
 from ddcore.support.registry import source
 
 VALIDATION = 5_000  # images; a tenth of a training set of fewer than 20,000
