@@ -258,22 +258,36 @@ def _replicates() -> list[Record]:
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT | FOLDER | FILE")],
-    to: Annotated[str, typer.Option(help="png (a sheet of the images) or npz (NumPy's arrays)")],
-    out: Annotated[Path | None, typer.Option(help="default: NAME.png or NAME.npz here")] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="png (a sheet of the images), npz (NumPy's arrays) or hf (a folder for a hub)"
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="default: NAME.png, NAME.npz or NAME-hf here")
+    ] = None,
 ) -> None:
-    """Write distilled images for other programs; the last line is the file."""
+    """Write distilled images for other programs; the last line is the file or folder."""
     try:
         from ddcore.paper import export as exports
+
+        if to == "hf":
+            from ddcore.paper import hub
     except ModuleNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed: pip install 'ddcore[notebooks]' brings it"
         ) from None
     from ddcore.use import load_distilled
 
-    distilled = load_distilled(name)
-    file = out or Path(f"{Path(name).stem}.{to}")
-    exports.export(distilled, to, file)
-    print(file)
+    if to == "hf":
+        place = out or Path(f"{Path(name).stem}-hf")
+        ((record, _),) = _to_check([name], "paper", {})
+        hub.export(record, place)  # pyright: ignore[reportPossiblyUnboundVariable]
+    else:
+        place = out or Path(f"{Path(name).stem}.{to}")
+        exports.export(load_distilled(name), to, place)
+    print(place)
 
 
 @app.command()

@@ -663,6 +663,17 @@ class TestExport:
             assert json.loads(str(arrays["ddcore"])) == stored.meta
             assert {"init.fc3.weight"} <= {*arrays}
 
+    def test_a_folder_for_a_hub_needs_a_library(self, ddcore, record, apart, monkeypatch):
+        monkeypatch.setitem(sys.modules, "mlcroissant", None)
+        monkeypatch.delitem(sys.modules, "ddcore.paper.croissant", raising=False)
+        monkeypatch.delattr("ddcore.paper.croissant", raising=False)
+        said = refused(ddcore, apart, "export", "tiny", "--to", "hf")
+        assert "mlcroissant is not installed: pip install 'ddcore[hub]'" in said
+
+    def test_of_another_kind(self, ddcore, record, apart):
+        said = refused(ddcore, apart, "export", "tiny", "--to", "hff")
+        assert "one of png, npz, hf is allowed; did you mean hf?" in said
+
 
 class TestData:
     def test_it_says_what_is_here(self, ddcore, apart):

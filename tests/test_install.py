@@ -78,7 +78,9 @@ def test_the_core_needs_nothing_that_publishes():
     assert not requirements().keys() & {canonicalize_name(name) for name in PUBLISHING}
 
 
-@pytest.mark.parametrize("requirement", requirements("dev").values(), ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "requirement", requirements("dev", "hub").values(), ids=lambda one: one.name
+)
 def test_each_requirement_has_a_range_and_a_pin_inside_it(requirement):
     assert {spec.operator for spec in requirement.specifier} == {">=", "<"}
     pins = {canonicalize_name(name): version for name, version in PINS.items()}
@@ -172,9 +174,9 @@ OWN = {
 }
 DECLARED = [
     (["ddcore/*.py", "ddcore/support/**/*.py", "ddcore/experiments/**/*.py"], []),
-    (["ddcore/paper/**/*.py"], ["notebooks"]),
+    (["ddcore/paper/**/*.py"], ["notebooks", "hub"]),
     (["book/**/*.py"], ["book"]),
-    (["tests/**/*.py"], ["dev"]),
+    (["tests/**/*.py"], ["dev", "hub"]),
     (["benchmarks/**/*.py"], ["dev", "bench"]),
 ]
 

@@ -15,10 +15,11 @@ from ddcore.support.files import whole
 
 def export(distilled: DistilledData, kind: str, file: Path) -> None:
     """Write distilled data as one of FORMATS, whole or not at all; InputError for another kind, or
-    where the file's folder is not there."""
+    where the file's folder is not there. What a hub takes is a folder: `ddcore.paper.hub`."""
     if kind not in FORMATS:
-        near = did_you_mean(kind, FORMATS)
-        raise InputError(f"--to {kind}: one of {', '.join(FORMATS)} is allowed{near}")
+        kinds = [*FORMATS, "hf"]
+        near = did_you_mean(kind, kinds)
+        raise InputError(f"--to {kind}: one of {', '.join(kinds)} is allowed{near}")
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise InputError(f"cannot write {file}: it must be a file in a folder that exists")
     with whole(file) as part, part.open("wb") as opened:
