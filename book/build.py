@@ -9,6 +9,7 @@ figures or the data present. The executed copies stay in `_build/executed`; the 
 
 import hashlib
 import io
+import json
 import os
 import platform
 import re
@@ -43,6 +44,7 @@ BUILD = ROOT / "_build"
 STAGED = BOOK / "notebooks"
 EVIDENCE = BOOK / "evidence"
 VENDOR = BOOK / "assets" / "vendor"
+RESULTS = "results.json"  # every claim with its verdict, for programs
 
 # What the notebooks' outputs follow from, and what the pages do, as patterns below ROOT.
 INPUTS = (
@@ -118,6 +120,7 @@ def main() -> int:
     for path in html.glob("notebooks/*.html"):
         path.write_text(with_state_last(path.read_text("utf-8")), "utf-8")
     write_files(html / evidence.FILES)
+    shutil.copyfile(STAGED / RESULTS, html / RESULTS)
     complaints = check(html)
     if complaints:
         print("\n".join(complaints), file=sys.stderr)
@@ -244,6 +247,7 @@ def stage(names: list[str]) -> None:
     texts |= front.blocks()
     texts["headlines.txt"] = pages.headlines(judge)
     texts["claims.txt"] = pages.claims(judge)
+    texts[RESULTS] = json.dumps(ledger.entries(judge), indent=1) + "\n"
     clone = ""
     if address := os.environ.get("REPOSITORY"):
         clone = f"git clone {address} ddcore && cd ddcore\n"

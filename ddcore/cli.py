@@ -357,12 +357,15 @@ def report(form: Form = "text") -> None:
 
     check_format(form)
     found = _by_experiment()
-    table = ledger.table(ledger.Judge(lambda name: found.get(resolve(name))))
+    judge = ledger.Judge(lambda name: found.get(resolve(name)))
     columns = ["id", "paper", "paper's recipe", "ours", "verdict"]
     if form != "text":
-        rows = table.loc[:, columns].to_dict("records")
+        rows = ledger.entries(judge)
+        if form != "json":
+            rows = [{name: row[name] for name in columns} for row in rows]
         print(formatted(rows, form, "ddcore report", ledger.MISSED))
         return
+    table = ledger.table(judge)
     print(table.loc[:, columns].to_string(index=False, max_colwidth=50))
     print(f"\n{ledger.counts(table)}")
     print("\n".join(["", *map(_result, _replicates())]))

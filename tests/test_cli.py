@@ -71,6 +71,16 @@ class TestReplicates:
         assert ddcore("report").out[-1].startswith("tiny, seed=1: test accuracy ")
 
 
+class TestReport:
+    def test_programs_read_all_of_it(self, ddcore):
+        entries = json.loads("\n".join(ddcore("report", "--format", "json").out))
+        entry = next(entry for entry in entries if entry["id"] == "fig2a.accuracy")
+        assert entry["place"] and entry["verdict"] == "not run" and entry["measured"] == []
+        table = ddcore("report", "--format", "md").out
+        assert table[0] == "| id | paper | paper's recipe | ours | verdict |"
+        assert len(table) == len(entries) + 2
+
+
 class TestList:
     def test_every_experiment_has_a_line(self, ddcore, record):
         done = ddcore("list")

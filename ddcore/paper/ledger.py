@@ -44,6 +44,7 @@ __all__ = [
     "counted",
     "counts",
     "discrepancies",
+    "entries",
     "expand",
     "headlines",
     "load",
@@ -147,11 +148,15 @@ class Judge:
     def over_seeds(self, claim: Number | Curve) -> list[Measurement]:
         """What the experiment's record says, and then its replicates of the same data that differ
         in their seed; Unrecorded where there is no record or it does not say."""
-        record = self.record(claim.experiment)
-        found = [_measured(record, claim.reference)]
-        for other in self._replicates(claim.experiment):
+        return [_measured(record, claim.reference) for record in self._seeds(claim.experiment)]
+
+    def _seeds(self, experiment: str) -> list[Record]:
+        """The experiment's record, and then its replicates as in `over_seeds`."""
+        record = self.record(experiment)
+        found = [record]
+        for other in self._replicates(experiment):
             if other.overrides.keys() == {"seed"} and other.data["name"] == record.data["name"]:
-                found.append(_measured(other, claim.reference))
+                found.append(other)
         return found
 
     # ---- Verdicts
@@ -268,6 +273,44 @@ class Judge:
             "beside": self._beside(answer),
             "note": claim.note,
         }
+
+    def entry(self, claim: Claim) -> dict[str, Any]:
+        """A row for programs: also the paper's number, what each seed gave, in percent (a rate as
+        it is), and the keys of the records that answer, None where there is none."""
+        answer = self.answer(claim)
+        printed = answer
+        if isinstance(answer, Curve) and answer.printed_as:
+            printed = self.claims[answer.printed_as]
+        is_number = isinstance(printed, Number)
+        found = {name: self.find(name) for name in self._experiments(answer)}
+        return {
+            **self.row(claim),
+            "paper value": printed.value if is_number else None,
+            "paper std": printed.std if is_number else None,
+            "measured": self._measured_by_seed(answer),
+            "experiments": {name: record and record.key for name, record in found.items()},
+        }
+
+    def _measured_by_seed(self, claim: Claim) -> list[dict[str, Any]]:
+        if not isinstance(claim, Number | Curve):
+            return []
+        try:
+            numbers = self.over_seeds(claim)
+        except Unrecorded:
+            return []
+        found = []
+        for record, ours in zip(self._seeds(claim.experiment), numbers, strict=True):
+            metric = record.metrics.get(claim.reference.name)
+            found.append(
+                {
+                    "seed": record.config["seed"],
+                    "key": record.key,
+                    "mean": ours.mean,
+                    "std": ours.std,
+                    "n": metric["n"] if metric else 1,
+                }
+            )
+        return found
 
     def experiment(self, name: str) -> str:
         """The experiment that answers a claim on a number."""
@@ -461,6 +504,12 @@ def table(judge: Judge) -> pd.DataFrame:
     paper's recipe run here, ours, ours over seeds, verdict, beside, note."""
     claims = judge.claims.values()
     return pd.DataFrame([judge.row(c) for c in claims if not isinstance(c, Discrepancy)])
+
+
+def entries(judge: Judge) -> list[dict[str, Any]]:
+    """The same rows for programs: the book's results.json, and `ddcore report --format json`."""
+    claims = judge.claims.values()
+    return [judge.entry(c) for c in claims if not isinstance(c, Discrepancy)]
 
 
 def numbers(judge: Judge, names: list[str]) -> Linked:

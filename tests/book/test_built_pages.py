@@ -5,6 +5,7 @@ where there is no Chromium or Chrome with its driver, these tests are skipped, b
 """
 
 import io
+import json
 import os
 import re
 import shutil
@@ -274,6 +275,12 @@ class TestEvidence:
             By.CSS_SELECTOR, ".dd-claims tr:first-child td:nth-child(2)"
         ):
             assert cell.rect["x"] + cell.rect["width"] <= PHONE
+
+
+def test_programs_read_the_results():
+    needed("a built book (`make book`)", (HTML / "index.html").exists())
+    written = json.loads((HTML / "results.json").read_text("utf-8"))
+    assert written == build.ledger.entries(build.ledger.Judge())
 
 
 @pytest.mark.parametrize("page", PAGES)

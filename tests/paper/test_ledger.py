@@ -28,6 +28,7 @@ def metric(mean, std=None, values=(), n=200):
 
 def record(metrics, data="mnist", lrs=((0.3,), (0.2,), (0.1,)), distillation=None, **config):
     return SimpleNamespace(
+        key="a key",
         metrics=metrics,
         config=Config(dataset=data).model_dump() | config,
         data={"name": data},
@@ -522,6 +523,31 @@ class TestTables:
     def test_markdown_has_a_line_for_each_row(self, verdicts):
         frame = ledger.table(verdicts)
         assert ledger.markdown(frame).count("\n") == len(frame) + 1
+
+    def test_programs_get_what_each_seed_gave(self):
+        runs = [replicate(accuracy(80, 2, seed=1), seed=1), replicate(accuracy(70, 8), faithful=1)]
+        found = judge({"fig3a": accuracy(88.123, 2)}, replicates=runs)
+        entries = {entry["id"]: entry for entry in ledger.entries(found)}
+        assert entries.keys() == set(ledger.table(found)["id"])
+        entry = entries["fig3a.accuracy"]
+        assert entry.items() >= found.row(CLAIMS["fig3a.accuracy"]).items()
+        assert (entry["paper value"], entry["paper std"]) == (77.28, 4.45)
+        assert entry["measured"] == [
+            {"seed": 0, "key": "a key", "mean": 88.123, "std": 2.0, "n": 200},
+            {"seed": 1, "key": "a key", "mean": 80.0, "std": 2.0, "n": 200},
+        ]
+        assert entry["experiments"] == {"fig3a": "a key"}
+        assert entries["fig3a.accuracy.std"]["measured"][0]["mean"] == 2.0
+
+    def test_programs_get_a_claim_without_a_record(self, verdicts):
+        entries = {entry["id"]: entry for entry in ledger.entries(verdicts)}
+        assert entries["fig3a.accuracy"]["measured"] == []
+        assert entries["fig3a.accuracy"]["experiments"] == {"fig3a": None}
+        assert entries["s41.more-steps"]["experiments"]["fig4a-mnist-1"] is None
+        rate = entries["fig2a.rate.1.epoch-1"]
+        assert rate["paper value"] is None and rate["measured"][0]["mean"] == 0.3
+        assert entries["s41.fig2a.accuracy"]["measured"] == entries["fig2a.accuracy"]["measured"]
+        assert entries["s41.fig2a.accuracy"]["measured"] != []
 
     def test_discrepancies(self):
         frame = ledger.discrepancies()
