@@ -537,7 +537,8 @@ class TestTables:
             {"seed": 1, "key": "a key", "mean": 80.0, "std": 2.0, "n": 200},
         ]
         assert entry["experiments"] == {"fig3a": "a key"}
-        assert entries["fig3a.accuracy.std"]["measured"][0]["mean"] == 2.0
+        std = entries["fig3a.accuracy.std"]["measured"][0]
+        assert (std["mean"], std["n"]) == (2.0, 200)
 
     def test_programs_get_a_claim_without_a_record(self, verdicts):
         entries = {entry["id"]: entry for entry in ledger.entries(verdicts)}
