@@ -80,12 +80,13 @@ class TestRerun:
         command.parent.mkdir(parents=True)
         command.write_text('#!/bin/bash\nprintf "%s\\n" "$@" > words\n')
         command.chmod(0o755)
+        (tmp_path / "README.md").touch()  # what a * would find
 
         def call(notebook, parameters):
             text = script("rerun", "run the notebook")
             done = bash(text, tmp_path, NOTEBOOK=notebook, PARAMETERS=parameters)
             assert done.returncode == 0, done.stderr
-            assert {path.name for path in tmp_path.iterdir()} == {".venv", "words"}
+            assert {path.name for path in tmp_path.iterdir()} == {".venv", "README.md", "words"}
             return (tmp_path / "words").read_text().splitlines()
 
         return call
@@ -108,7 +109,8 @@ class TestRelease:
         shutil.copy(ROOT / "pyproject.toml", tmp_path)
         text = script("release", "the tag is the version")
         assert bash(text, tmp_path, TAG=f"v{PROJECT['version']}").returncode == 0
-        for tag in ("v0.0.9", PROJECT["version"], f"v{PROJECT['version']}.1"):
+        for tag in ("v0.0.9", "v{}.1", "v1{}", "{}"):
+            tag = tag.format(PROJECT["version"])
             done = bash(text, tmp_path, TAG=tag)
             assert done.returncode == 1 and f"the tag is {tag}" in done.stdout
 
