@@ -315,7 +315,7 @@ Means are rounded against us. `record.json` has every network's number.
 - A PNG holds bytes from black to white. {clipped} % of the values lie outside and are clipped,
   the others are rounded. The table is about the exact images, not about the PNGs.
 - The images were made for one network, `{network}`, that {start}.
-  With others they were not tested for this record, and mostly do worse.
+  With others they were not tested for this record.
 - Images, order and learning rates belong together. The images are no sample of the dataset.
 - {licence}
 
