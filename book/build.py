@@ -45,6 +45,7 @@ STAGED = BOOK / "notebooks"
 EVIDENCE = BOOK / "evidence"
 VENDOR = BOOK / "assets" / "vendor"
 RESULTS = "results.json"  # every claim with its verdict, for programs
+RERUNS = BOOK / "reruns"  # what `ddcore verify --log` wrote on several machines
 
 # What the notebooks' outputs follow from, and what the pages do, as patterns below ROOT.
 INPUTS = (
@@ -121,6 +122,7 @@ def main() -> int:
         path.write_text(with_state_last(path.read_text("utf-8")), "utf-8")
     write_files(html / evidence.FILES)
     shutil.copyfile(STAGED / RESULTS, html / RESULTS)
+    shutil.copytree(RERUNS, html / RERUNS.name)
     complaints = check(html)
     if complaints:
         print("\n".join(complaints), file=sys.stderr)
@@ -252,6 +254,7 @@ def stage(names: list[str]) -> None:
     if address := os.environ.get("REPOSITORY"):
         clone = f"git clone {address} ddcore && cd ddcore\n"
     texts["start.txt"] = START.format(clone=clone)
+    texts["reruns.txt"] = pages.reruns(RERUNS)
     texts["api.txt"] = pages.names()
     texts["built.txt"] = built_on() + "\n"
     texts["images.txt"] = pages.images()

@@ -1,9 +1,12 @@
 """What generated pages of the book say, as Markdown: the headlines of the front page, the claims,
-the sets of images to download."""
+the sets of images to download, who checked the records."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ddcore
@@ -217,3 +220,43 @@ def parameters(thing: Callable[..., Any]) -> str:
         else:
             shown.append(f"{name}=...")
     return ", ".join(shown)
+
+
+# ---- Who checked the records
+
+
+def reruns(folder: Path) -> str:
+    """A row for each JSON that `ddcore verify --log` wrote into the folder, the newest first."""
+    logs = {file.name: json.loads(file.read_text("utf-8")) for file in folder.glob("*.json")}
+    rows = [["date", "machine", "PyTorch", "agree", "networks", "farthest apart", "all of it"]]
+    for name in sorted(logs, key=lambda name: (logs[name]["date"], name), reverse=True):
+        log = logs[name]
+        machine = log["machine"]
+        checked = [row for row in log["results"] if row["verdict"] != "not checked"]
+        agree = sum(row["verdict"] == "PASS" for row in checked)
+        networks = sum(row["networks"] for row in checked)
+        rows.append(
+            [
+                log["date"],
+                f"{machine['device']}, {machine['threads']} threads",
+                machine["torch"],
+                f"{agree} of {len(checked)} records",
+                f"{networks:,}",
+                _farthest(checked),
+                f'<a href="reruns/{name}">{name}</a>',
+            ]
+        )
+    return markdown_table(rows) + "\n"
+
+
+def _farthest(checked: list[dict[str, Any]]) -> str:
+    """The largest difference between a record's mean accuracy and today's, and of which record."""
+    apart = {
+        row["record"]: abs(row["percent now"] - row["percent in the record"])
+        for row in checked
+        if row["percent now"] is not None
+    }
+    if not apart:
+        return ""
+    name = max(apart, key=lambda name: apart[name])
+    return f"{records.rounded(apart[name], ROUND_CEILING)} points ({name})"

@@ -1,5 +1,6 @@
 """What generated pages say of the claims, the records and the images."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -133,3 +134,25 @@ def test_every_public_name_is_described():
         assert f"## {name}\n" in text
     assert "train_on(distilled, weights=None, *, nets=1, generator=None, network=None)" in text
     assert " at 0x" not in text
+
+
+class TestReruns:
+    def test_a_row_for_each_log_the_newest_first(self, tmp_path):
+        machine = {"device": "a CPU, 2 cores", "threads": 1, "torch": "2.13.0"}
+        fields = ("record", "verdict", "percent in the record", "percent now", "networks")
+        results = [
+            ("fig2a", "PASS", 94.0, 94.0, 1),
+            ("fig3a", "FAIL", 88.0, 87.4301, 20),
+            ("fig2b", "not checked", None, None, 0),
+            ("soft-real", "FAIL", None, None, 0),
+        ]
+        log = {"machine": machine, "results": [dict(zip(fields, r, strict=True)) for r in results]}
+        for name, date in (("a.json", "2026-01-02"), ("b.json", "2026-10-01")):
+            (tmp_path / name).write_text(json.dumps({**log, "date": date}))
+        _, _, first, second = pages.reruns(tmp_path).splitlines()
+        assert "b.json" in first and "a.json" in second
+        assert "1 of 3 records" in first and "| 21 |" in first
+        assert "0.57 points (fig3a)" in first  # rounded against us
+
+    def test_without_logs_there_is_the_head_alone(self, tmp_path):
+        assert len(pages.reruns(tmp_path).splitlines()) == 2
