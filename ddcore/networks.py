@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcore.support.checks import check_module, check_weights
-from ddcore.support.errors import InputError, did_you_mean
+from ddcore.support.errors import InputError
 from ddcore.support.kernel import Kernel, kernel_for
 from ddcore.support.ranges import Small, check_value
-from ddcore.support.registry import ARCHITECTURES, INIT_LAWS
+from ddcore.support.registry import INIT_LAWS, architecture
 
 Weights = dict[str, Tensor]
 InitLaw = Callable[[torch.Generator], Tensor]  # draws theta_0 [P] of one network: p(theta_0)
@@ -250,15 +250,17 @@ def as_network(
     """A stack of networks by its name, from a module, or as it is.
 
     Args:
-        network: "lenet", "alexcifarnet", or any `nn.Module` that maps [B, C, H, W] to [B, classes].
+        network: any `nn.Module` that maps [B, C, H, W] to [B, classes], or a name: "lenet",
+            "alexcifarnet", or "module:Class", which is imported and called with the next three.
         channels, size, classes: of the images, for a network by name.
 
     Returns:
         The `Network`, a pure function of weights and images.
 
     Raises:
-        InputError: for an unknown name, images of a size that it does not take, or a module with
-            batch statistics, active dropout, buffers, or nothing to train.
+        InputError: for a name that is unknown or cannot be imported, images of a size that it does
+            not take, or a module with batch statistics, active dropout, buffers, or nothing to
+            train.
     """
     if isinstance(network, Network):
         return network
@@ -271,10 +273,7 @@ def as_network(
         )
     for name, number in {"channels": channels, "size": size, "classes": classes}.items():
         check_value(name, number, Small)
-    if network not in ARCHITECTURES:
-        near = did_you_mean(network, ARCHITECTURES)
-        raise InputError(f"unknown network {network!r}: one of {', '.join(ARCHITECTURES)}{near}")
-    stack = ARCHITECTURES[network].build(channels, size, classes)
+    stack = as_network(architecture(network).build(channels, size, classes))
     stack.name = network  # what it is asked for by, whatever its class says
     return stack
 

@@ -1,6 +1,7 @@
 """What several test files share: the command in this process, in folders of its own, and two tiny
 experiments."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -79,6 +80,35 @@ def ddcore(apart, monkeypatch, capsys):
         )
 
     return call
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module of a reader's own to the current folder, to be imported anew:
+    module("mine", source)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which sees no edit within a second
+    before = {*sys.modules}
+
+    def forget():
+        for name in {*sys.modules} - before:
+            found = sys.modules[name]
+            if (
+                str(tmp_path)
+                in f"{getattr(found, '__file__', '')} {getattr(found, '__path__', '')}"
+            ):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+
+    def write(name, source):
+        file = tmp_path / f"{name.replace('.', '/')}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+        forget()
+
+    yield write
+    forget()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from ddcore.experiments import methods
 from ddcore.recipe import Recipe
 from ddcore.support.errors import InputError, did_you_mean
 from ddcore.support.files import absolute
+from ddcore.support.imported import is_own
 from ddcore.support.ranges import Count, CountOrZero, Norm, Rate, Seed, Share, Small
 from ddcore.support.registry import ARCHITECTURES, DATASETS, INIT_LAWS
 
@@ -69,7 +70,9 @@ class Config(BaseModel):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        return _one_of(ARCHITECTURES, name)
+        if is_own(name):
+            return name
+        return _one_of(ARCHITECTURES, name, ", or module:Class of your own")
 
     @field_validator("init")
     @classmethod
@@ -127,9 +130,10 @@ BOOLEANS = {"true": True, "false": False}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def _one_of(names: Any, name: str) -> str:
+def _one_of(names: Any, name: str, others: str = "") -> str:
     if name not in names:
-        raise ValueError("one of " + ", ".join(repr(known) for known in names) + " is allowed")
+        known = ", ".join(map(repr, names))
+        raise ValueError(f"one of {known}{others} is allowed")
     return name
 
 

@@ -31,7 +31,8 @@ from ddcore.networks import as_network
 from ddcore.pretrain import pretrain
 from ddcore.support.errors import InputError
 from ddcore.support.files import whole
-from ddcore.support.registry import ARCHITECTURES, source
+from ddcore.support.imported import source_sha256
+from ddcore.support.registry import architecture, source
 
 
 def training_of(config: Config) -> Config:
@@ -64,7 +65,7 @@ class Pool:
     @property
     def together(self) -> int:
         """Networks that are trained at once and stored in one file."""
-        return ARCHITECTURES[self.training.network].together
+        return architecture(self.training.network).together
 
     def weights(self, stream: str, numbers: range) -> Tensor:
         """Networks of a stream, float32 [n, P], trained now where they are not stored."""
@@ -92,6 +93,8 @@ class Pool:
         folder = self.training.key
         if self.training.dataset.startswith("folder:"):  # whose images may change
             folder += f"-{load(self.training.dataset).sha256[:12]}"
+        if own := source_sha256(self.training.network):  # and so may the source
+            folder += f"-{own[:12]}"
         paths = {}
         start = numbers.start // self.together * self.together
         for first in range(start, numbers.stop, self.together):
@@ -190,7 +193,7 @@ def untrained(config: Config) -> int:
 
 def committed(config: Config) -> int:
     """How many test networks are kept beside the records."""
-    return min(config.nets, ARCHITECTURES[config.network].committed)
+    return min(config.nets, architecture(config.network).committed)
 
 
 def keep_beside_records(config: Config, root: Path) -> None:

@@ -60,6 +60,13 @@ class Data(TypedDict):
     preparation: NotRequired[str]  # what was done to make a folder's images alike
 
 
+class Own(TypedDict, total=False):
+    """A network of a reader's own, and the sha256 of its source; of another, nothing."""
+
+    name: str
+    sha256: str
+
+
 class Record(BaseModel):
     """One run of one configuration: what record.json in `folder` says."""
 
@@ -74,6 +81,7 @@ class Record(BaseModel):
     metrics: dict[str, Metric]
     environment: Environment
     data: Data
+    network: Own = {}
     distillation: dict[str, Any] = {}
     algorithm_version: int
 

@@ -25,7 +25,8 @@ from ddcore.experiments.setup import Setup, prepare
 from ddcore.support import kernel
 from ddcore.support.compiled import compiled_steps, is_compiled
 from ddcore.support.files import PROJECT, cache_folder
-from ddcore.support.registry import ARCHITECTURES
+from ddcore.support.imported import is_own
+from ddcore.support.registry import architecture
 from ddcore.support.runtime import check_device, only_one, process, set_up, wait_for_all
 from ddcore.unroll import EAGER
 
@@ -88,7 +89,7 @@ def run(
     """
     request = Request(name, scale, overrides, device, compile, force, checkpoints)
     config = request.config
-    if not force and not own_images(config):
+    if not force and not may_change(config):
         record = existing(request)
         if record is not None:
             return record
@@ -108,7 +109,7 @@ def run(
     request.checkpoint_folder.mkdir(parents=True, exist_ok=True)
     with only_one(request.checkpoint_folder / f"{config.key}.lock"):
         record = None if force else existing(request)
-        if record is not None and (not own_images(config) or _is_of_these_images(record, setup)):
+        if record is not None and (not may_change(config) or _is_of_these(record, setup)):
             return record
         return _compute(request, setup)
 
@@ -131,16 +132,21 @@ def plan(request: Request) -> str:
     folder = record.folder if record else request.root / request.experiment / config.key
     lines = [f"{name}: {value}" for name, value in config.model_dump().items()]
     seconds = f"estimated: {cost(config):,.0f} s of one core"
+    if is_own(config.network):
+        seconds = "estimated: not known, for a network of your own"
     return "\n".join([*lines, "there is a record" if record else seconds, str(folder)])
 
 
-def own_images(config: Config) -> bool:
-    """Whether images of a reader's own are used, which may change while their folder's name does
-    not."""
-    return "folder:" in config.dataset + config.source
+def may_change(config: Config) -> bool:
+    """Whether images or a network of a reader's own are used, which may change while their name
+    does not."""
+    return "folder:" in config.dataset + config.source or is_own(config.network)
 
 
-def _is_of_these_images(record: Record, setup: Setup) -> bool:
+def _is_of_these(record: Record, setup: Setup) -> bool:
+    """Whether a record is of these images and of this source of the network."""
+    if record.network.get("sha256", "") != setup.network_sha256:
+        return False
     source = setup.config.source
     if source and record.distillation["pool"]["sha256"] != load(source).sha256:
         return False
@@ -178,6 +184,9 @@ def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> R
     data = {"name": setup.data.name, "sha256": setup.data.sha256}
     if setup.data.preparation:
         data["preparation"] = setup.data.preparation
+    network = {}
+    if setup.network_sha256:
+        network = {"network": {"name": config.network, "sha256": setup.network_sha256}}
     content = {
         "experiment": request.experiment,
         "scale": request.scale,
@@ -187,6 +196,7 @@ def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> R
         "metrics": metrics,
         "environment": machine | {"started": started, "seconds": seconds},
         "data": data,
+        **network,
         "distillation": details,
         "algorithm_version": ALGORITHM_VERSION,
     }
@@ -207,9 +217,10 @@ def _plan_steps(request: Request, config: Config) -> tuple[str, Path]:
     checkpoint that is there is obeyed."""
     way = "eager"
     if request.compile != "off":
-        if request.device == "cpu" and ARCHITECTURES[config.network].kernel:
+        pays = not is_own(config.network) and gradients(config) >= COMPILE_FROM
+        if request.device == "cpu" and architecture(config.network).kernel:
             way = "kernel"
-        elif request.compile == "on" or gradients(config) >= COMPILE_FROM:
+        elif request.compile == "on" or pays:
             way = "compiled"
     folder = request.checkpoint_folder
     files = {way: folder / f"{config.key}.{way}.safetensors" for way in WAYS}

@@ -17,16 +17,22 @@ from ddcore.experiments.config import Config
 from ddcore.experiments.pretrained import Pool
 from ddcore.networks import InitLaw, Network, as_network, generator
 from ddcore.objectives import matched, poisoned, relabelled
+from ddcore.support.doors import check_readable
+from ddcore.support.imported import is_own, source_sha256, told
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A configuration with its dataset, as its networks can read it, and its architecture."""
+    """A configuration with its dataset, as its networks can read it, and its architecture.
+
+    network_sha256: of the source of a network of a reader's own, else "".
+    """
 
     config: Config
     data: Dataset
     network: Network
     device: str = "cpu"
+    network_sha256: str = ""
 
     @property
     def outer_data(self) -> Dataset:
@@ -74,8 +80,8 @@ class Setup:
 
 
 def prepare(config: Config, device: str = "cpu", download: bool = True) -> Setup:
-    """InputError where the dataset, the network and the experiment do not match, or where a class
-    to be attacked is not there."""
+    """InputError where the dataset, the network and the experiment do not match, where a class to
+    be attacked is not there, or for what is wrong with a network of a reader's own."""
     data = load(config.dataset, download=download)
     if config.source:
         classes, channels = Pool.of(config).reads(download)
@@ -84,7 +90,11 @@ def prepare(config: Config, device: str = "cpu", download: bool = True) -> Setup
     methods.get(config.images).check(config, data)
     data = data.to(device)
     network = as_network(config.network, *data.shape, len(data.classes))
-    return Setup(config, data, network, device)
+    if is_own(config.network):
+        with told(f"network {config.network}: its forward pass"):
+            theta = network.init(config.init, generator("forward pass"))[None].to(device)
+            check_readable(network, theta, data.train[0], len(data.classes))
+    return Setup(config, data, network, device, source_sha256(config.network))
 
 
 def outer_data(config: Config, data: Dataset) -> Dataset:

@@ -137,6 +137,8 @@ def _identity_faults(record: Record, setup: Setup, images: DistilledData | None)
     faults = {
         f"the files of {data.name} are not those of the record": data.sha256
         != record.data["sha256"],
+        f"the source of {config.network} is not that of the record": setup.network_sha256
+        != record.network.get("sha256", ""),
         "its key is not that of its configuration": record.key != config.key,
     }
     if images is not None:

@@ -4,11 +4,13 @@ Adding one is one entry here (of a network also its class). The tables need no P
 commands which only read configurations answer at once.
 """
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+
+from ddcore.support import imported
+from ddcore.support.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Architecture:
     seconds_logits: float = 0.0008
 
     def build(self, channels: int, size: int, classes: int) -> Any:
-        """The `Network` for images of this shape; InputError where it does not take them."""
-        module, _, name = self.network.partition(":")
-        return getattr(importlib.import_module(module), name)(channels, size, classes)
+        """The `Network`, or `nn.Module`, for images of this shape; InputError where it does not
+        take them."""
+        return imported.build(self.network, channels, size, classes)
 
 
 ARCHITECTURES = {
@@ -47,6 +49,18 @@ ARCHITECTURES = {
     ),
     "alexcifarnet": Architecture("ddcore.networks:AlexCifarNet"),
 }
+
+
+def architecture(name: str) -> Architecture:
+    """The entry of a network by name; one of a reader's own, `module:Class`, has the defaults.
+    Nothing is imported. InputError for another name."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if imported.is_own(name):
+        return Architecture(name)
+    near = did_you_mean(name, ARCHITECTURES)
+    known = ", ".join(ARCHITECTURES)
+    raise InputError(f"unknown network {name!r}: one of {known}, or module:Class of your own{near}")
 
 
 def xavier(fan_in: int, fan_out: int) -> float:

@@ -7,7 +7,7 @@ from ddcore.distilled import DistilledData
 from ddcore.experiments.methods.base import TOGETHER, Made, Method, Task, Trained
 from ddcore.experiments.methods.drawn import DISTILLATION_ONLY
 from ddcore.experiments.pretrained import Pool
-from ddcore.support.registry import ARCHITECTURES, source
+from ddcore.support.registry import architecture, source
 
 if TYPE_CHECKING:
     from ddcore.experiments.config import Config
@@ -39,7 +39,7 @@ class All(Method):
 
     def gradient_seconds(self, config: "Config") -> float:
         images = source(config.dataset).train_images
-        seconds = ARCHITECTURES[config.network].seconds_real
+        seconds = architecture(config.network).seconds_real
         return config.nets * config.epochs * images * seconds
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddcore.accuracy import attack_scores, evaluate
 from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
-from ddcore.support.registry import ARCHITECTURES
+from ddcore.support.registry import architecture
 from ddcore.unroll import EAGER, StepFunctions
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Method:
 
     def gradient_seconds(self, config: "Config") -> float:
         """Core-seconds of a run's gradients, roughly, without those of training a pool."""
-        network = ARCHITECTURES[config.network]
+        network = architecture(config.network)
         # as measured: more images per class cost less than in proportion
         inner = config.steps * config.epochs * config.per_class**0.5 * network.seconds_inner
         real = config.batch * network.seconds_real
@@ -116,7 +116,7 @@ class Method:
         """Core-seconds of a run, roughly: gradients, choices on the validation split, and the test
         before and after."""
         images = 5_000 * self.validations(config) + 2 * config.nets * 10_000
-        return self.gradient_seconds(config) + images * ARCHITECTURES[config.network].seconds_logits
+        return self.gradient_seconds(config) + images * architecture(config.network).seconds_logits
 
 
 def test_scores(setup: "Setup", theta: Tensor) -> dict[str, Tensor]:

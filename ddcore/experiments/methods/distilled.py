@@ -34,7 +34,8 @@ class Distilled(Method):
         config = setup.config
         checkpoint = None
         if task.checkpoint is not None:
-            checkpoint = Checkpoint(task.checkpoint, config.key, task.device_name)
+            identity = config.key + setup.network_sha256
+            checkpoint = Checkpoint(task.checkpoint, identity, task.device_name)
         result = distill(
             setup.network,
             setup.outer_data,
