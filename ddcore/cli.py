@@ -100,8 +100,11 @@ def run(
     if compile not in ("auto", "on", "off"):
         raise InputError(f"--compile {compile}: one of auto, on, off is allowed")
     overrides = pairs(parameters)
+    request = runner.Request(experiment, scale, overrides, device)
+    if said := request.exchanged:
+        print(said, file=sys.stderr)
     if dry_run:
-        print(runner.plan(runner.Request(experiment, scale, overrides, device)))
+        print(runner.plan(request))
         return
     runtime.check_device(device)
     runtime.start_processes(device)

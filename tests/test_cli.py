@@ -229,6 +229,24 @@ class TestDryRun:
         assert float(seconds.replace(",", "")) > 0
         assert folder == str(apart / "results" / ALIASES.get(name, name) / config.key)
 
+    @pytest.mark.parametrize(
+        ("name", "dataset", "said"),
+        [
+            pytest.param(
+                "fig2b",
+                "mnist",
+                ["network: lenet on mnist; fig2b's alexcifarnet is for images of 3x32x32"],
+                id="another",
+            ),
+            pytest.param("fig2b", "svhn", [], id="the experiments"),
+            pytest.param("fig2a", "usps", [], id="lenet"),
+        ],
+    )
+    def test_another_network_is_said(self, ddcore, name, dataset, said):
+        words = ["run", name, "--dry-run", "-p", f"dataset={dataset}"]
+        assert ddcore(*words).err == said
+        assert ddcore(*words, "-p", "network=lenet").err == []
+
     def test_the_folder_is_where_the_record_goes(self, ddcore):
         words = ["run", "tiny-random", *parameters(["iterations=1", "nets=1"])]
         planned = ddcore(*words, "--dry-run")

@@ -15,7 +15,7 @@ from ddcore.experiments import methods
 from ddcore.experiments.config import CLASSES, RECIPE_FIELDS, Config, parse_override
 from ddcore.recipe import Recipe
 from ddcore.support.errors import InputError, did_you_mean
-from ddcore.support.registry import source
+from ddcore.support.registry import architecture, source
 
 FILE = Path(__file__).with_name("experiments.yml")
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
@@ -146,8 +146,8 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
         _refuse_meaningless(name, config, values)
     changes = SCALES[scale].of(config)
     dataset = values.get("dataset", changes.get("dataset", config.dataset))
-    if "dataset" in values and not config.source:
-        changes["network"] = source(dataset).network
+    if "dataset" in values and "network" not in values and not config.source:
+        changes["network"] = _suiting(changes.get("network", config.network), dataset)
     for role in CLASSES:
         if isinstance(values.get(role), str):
             values[role] = _class_number(role, values[role], dataset)
@@ -158,6 +158,24 @@ def configure(name: str, scale: str = "paper", overrides: dict[str, str] | None 
     except ValidationError as error:
         messages = (f"{e['loc'][0]}={e['input']}: {_plain(e['msg'])}" for e in error.errors())
         raise InputError("; ".join(messages)) from None
+
+
+def _suiting(network: str, dataset: str) -> str:
+    """An experiment's network where it was made for images such as the dataset's, else the
+    dataset's own; InputError for a folder of images that cannot be read."""
+    own = source(dataset).network
+    if network == own or architecture(network).images == _shape(dataset):
+        return network
+    return own
+
+
+def _shape(dataset: str) -> tuple[int, int]:
+    """(channels, side) of its images."""
+    if dataset.startswith("folder:"):
+        from ddcore.datasets import load
+
+        return load(dataset).shape
+    return (3, 32) if len(source(dataset).mean) == 3 else (1, 28)
 
 
 def _class_number(role: str, name: str, dataset: str) -> int:

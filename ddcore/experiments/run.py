@@ -62,6 +62,19 @@ class Request:
         return {name: v for name, v in values.items() if v != getattr(defined, name)}
 
     @property
+    def exchanged(self) -> str:
+        """What is said where the dataset exchanges the experiment's network, else nothing."""
+        config = self.config
+        defined = configure(self.name, self.scale).network
+        if "network" in (self.overrides or {}) or config.network == defined:
+            return ""
+        channels, side = architecture(defined).images or ("?", "?")
+        return (
+            f"network: {config.network} on {config.dataset}; {self.experiment}'s {defined} is for "
+            f"images of {channels}x{side}x{side}"
+        )
+
+    @property
     def root(self) -> Path:
         """Where its record is written."""
         dataset = self.config.dataset

@@ -22,6 +22,7 @@ class Architecture:
     """
 
     network: str  # module:class, called with (channels, size, classes)
+    images: tuple[int, int] | None = None  # (channels, side) of those it was made for
     adam_peak: float = 1e-3  # highest learning rate of Adam in `pretrain`
     kernel: bool = False  # whether processors compute its steps with lenet.cpp
     together: int = 1  # networks that are pretrained at once and stored in one file
@@ -39,6 +40,7 @@ class Architecture:
 ARCHITECTURES = {
     "lenet": Architecture(
         "ddcore.networks:LeNet",
+        images=(1, 28),
         adam_peak=4e-3,
         kernel=True,
         together=4,
@@ -47,7 +49,7 @@ ARCHITECTURES = {
         seconds_real=0.000025,
         seconds_logits=0.000014,
     ),
-    "alexcifarnet": Architecture("ddcore.networks:AlexCifarNet"),
+    "alexcifarnet": Architecture("ddcore.networks:AlexCifarNet", images=(3, 32)),
 }
 
 
@@ -103,7 +105,7 @@ class Source:
     train_split: tuple[tuple[str, Any], ...] = (("train", True),)  # as torchvision is asked
     test_split: tuple[tuple[str, Any], ...] = (("train", False),)
     augmented: bool = False  # random crops and flips of real batches
-    network: str = "lenet"  # that experiments on it use
+    network: str = "lenet"  # that experiments on it use, but for those whose own suits its images
     copies: tuple[str, ...] = ()  # of the same data, used where this one cannot be had, best first
     train_images: int = 50_000  # roughly, to estimate what a run costs
     pretrain_epochs: int = 3

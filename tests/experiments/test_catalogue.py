@@ -58,11 +58,43 @@ class TestCopies:
             pytest.param("paper", "cifar10-jpeg", "alexcifarnet", id="copy"),
             pytest.param("smoke", "cifar10", "alexcifarnet", id="smoke"),
             pytest.param("paper", "mnist", "lenet", id="mnist"),
-            pytest.param("paper", "folder:/x", "lenet", id="folder"),
+            pytest.param("paper", "digits", "lenet", id="digits"),
+            pytest.param("paper", "svhn", "alexcifarnet", id="other images that suit it"),
+            pytest.param("smoke", "svhn", "lenet", id="of a scale with another network"),
         ],
     )
-    def test_a_dataset_brings_its_network(self, scale, dataset, network):
+    def test_a_dataset_brings_its_network_where_the_experiments_does_not_suit(
+        self, scale, dataset, network
+    ):
         assert configure("fig2b", scale, {"dataset": dataset}).network == network
+
+    @pytest.mark.parametrize("name", ["fig2a", "fig3a", "baseline-averages-mnist"])
+    def test_cifar_brings_its_network(self, name):
+        assert configure(name, overrides={"dataset": "cifar10"}).network == "alexcifarnet"
+
+    @pytest.mark.parametrize(
+        ("mode", "side", "network"),
+        [
+            pytest.param("RGB", 32, "alexcifarnet", id="colours"),
+            pytest.param("RGB", 40, "alexcifarnet", id="colours, resized"),
+            pytest.param("RGB", 28, "lenet", id="small colours"),
+            pytest.param("L", 32, "lenet", id="grey"),
+            pytest.param("L", 28, "lenet", id="small grey"),
+        ],
+    )
+    def test_a_folder_has_the_network_that_suits_it(self, pictures, mode, side, network):
+        said = {"dataset": f"folder:{pictures(mode=mode, side=side)}"}
+        assert configure("fig2b", overrides=said).network == network
+        assert configure("fig2a", overrides=said).network == "lenet"
+        lenet = configure("fig2b", overrides=said | {"network": "lenet"})
+        assert lenet.network == "lenet" and (lenet == configure("fig2b", overrides=said)) == (
+            network == "lenet"
+        )
+
+    def test_a_folder_that_is_not_there_is_named(self):
+        with pytest.raises(InputError, match="^folder:/x is not there"):
+            configure("fig2b", overrides={"dataset": "folder:/x"})
+        assert configure("fig2a", overrides={"dataset": "folder:/x"}).network == "lenet"
 
     def test_networks_of_a_source_stay(self):
         adapted = configure("table2-usps-mnist-random", overrides={"dataset": "cifar10"})
