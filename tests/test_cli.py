@@ -762,7 +762,7 @@ class TestNotebook:
         told = "\n".join(ddcore("notebook", "03-1", "--help").out)
         assert "03-1-fixed-initialization" in told
         assert "-p steps=" in told and "gradient steps" in told
-        assert "one of lenet, alexcifarnet: " in told
+        assert "one of lenet, alexcifarnet, or module:Class of your own: " in told
 
     def test_without_a_name_the_command_is_told(self, ddcore):
         assert "--out" in "\n".join(ddcore("notebook", "--help").out)

@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 from ddcore.paper.parameters import Value, values
 from ddcore.support.errors import InputError, MachineError
 from ddcore.support.files import whole
+from ddcore.support.imported import is_own
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 CELL_LIMIT = 3600  # seconds
@@ -130,6 +131,17 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(argv=command, display_name="Python 3", language="python", env=folders)
 
 
+class WithReadersModules(ThisPython):
+    """Its kernel finds modules in the reader's folder, before all others, as `python -m` does."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        spec = super().kernel_spec
+        folders = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+        spec.env["PYTHONPATH"] = os.pathsep.join(folders)
+        return spec
+
+
 class CurrentCell:
     """The cell that runs now, as papermill reports it."""
 
@@ -159,6 +171,7 @@ def execute(path: Path, typed: dict[str, Value], *, limit: float) -> NotebookNod
         MachineError: a cell failed, took too long, or ended its process.
     """
     current = CurrentCell()
+    own = any(isinstance(value, str) and is_own(value) for value in typed.values())
     bar: Any = {"desc": path.stem, "miniters": 1}  # handed on to tqdm, though declared as a bool
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
@@ -170,7 +183,7 @@ def execute(path: Path, typed: dict[str, Value], *, limit: float) -> NotebookNod
             language="python",
             progress_bar=bar,
             execution_timeout=math.ceil(limit),
-            kernel_manager_class=ThisPython,
+            kernel_manager_class=WithReadersModules if own else ThisPython,
             resources={"metadata": {"path": str(path.parent)}},
             coalesce_streams=True,
             on_cell_start=current.start,

@@ -5,7 +5,8 @@
     dataset: Literal["digits", "mnist"] = "digits"  # images to distil
 
 Nothing else may stand in the cell. The types are int, float, bool, str and Literal[...]; a range
-may open the help. papermill would run a notebook with a misspelt name or a string for a number;
+may open the help. Where the choices are networks, a reader's own, `module:Class`, is one too.
+papermill would run a notebook with a misspelt name or a string for a number;
 here both are an InputError before anything runs.
 """
 
@@ -20,6 +21,8 @@ import nbformat
 from ddcore.experiments.config import TYPES, Value, convert
 from ddcore.support.errors import InputError, did_you_mean
 from ddcore.support.files import absolute
+from ddcore.support.imported import is_own
+from ddcore.support.registry import ARCHITECTURES
 
 TYPES_BY_NAME: dict[str, type[Value]] = {kind.__name__: kind for kind in TYPES}
 RANGE = re.compile(r"([-+.\de]+) to ([-+.\de]+): *")
@@ -46,10 +49,16 @@ class Parameter:
     choices: tuple[Value, ...] = ()
 
     @property
+    def is_network(self) -> bool:
+        """Whether its choices are names of networks."""
+        return bool(self.choices) and {*self.choices} <= ARCHITECTURES.keys()
+
+    @property
     def allowed(self) -> str:
         """What a reader may write, in words."""
         if self.choices:
-            return "one of " + ", ".join(map(str, self.choices))
+            own = ", or module:Class of your own" if self.is_network else ""
+            return "one of " + ", ".join(map(str, self.choices)) + own
         if self.high < math.inf:
             return f"{TYPES[self.type]} from {self.low:g} to {self.high:g}"
         return TYPES[self.type]
@@ -70,6 +79,8 @@ class Parameter:
 
     def _choice(self, text: str) -> Value:
         by_text = {str(choice): choice for choice in self.choices}
+        if self.is_network and is_own(text):
+            return text
         if text not in by_text:
             raise self._refusal(text, did_you_mean(text, by_text))
         return by_text[text]

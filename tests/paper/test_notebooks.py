@@ -120,6 +120,15 @@ class TestRun:
         put(folder, "a", "import os; print(os.getcwd(), os.environ['DDCORE_RESULTS'])")
         assert printed(notebooks.run("a", {})) == f"{folder} {tmp_path / 'here' / 'mine'}\n"
 
+    def test_a_network_of_a_readers_own_is_found_in_the_readers_folder(self, folder):
+        source = "from torch import nn\ndef Net(channels, size, classes):\n"
+        source += "    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))"
+        Path("mine.py").write_text(source)
+        put(folder, "a", "import ddcore; print(ddcore.as_network(label).name)")
+        assert printed(notebooks.run("a", {"label": "mine:Net"})) == "mine:Net\n"
+        with pytest.raises(InputError, match="there is no module other in the current folder"):
+            notebooks.run("a", {"label": "other:Net"})
+
     @pytest.mark.parametrize(
         ("name", "text"),
         [

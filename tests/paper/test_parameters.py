@@ -119,6 +119,17 @@ class TestValues:
         typed = parameters.values(path, {"dataset": "folder:x"})
         assert typed == {"dataset": f"folder:{os.getcwd()}/x"}
 
+    def test_where_networks_are_named_it_may_be_a_readers_own(self, notebook):
+        path = notebook('network: Literal["lenet", "alexcifarnet"] = "lenet"')
+        assert parameters.values(path, {"network": "mine:Net"}) == {"network": "mine:Net"}
+        said = (
+            "network=lenett: one of lenet, alexcifarnet, or module:Class of your own is allowed; "
+        )
+        with pytest.raises(InputError, match=f"^{said}did you mean lenet"):
+            parameters.values(path, {"network": "lenett"})
+        with pytest.raises(InputError, match="dataset=mine:Net: one of digits, mnist is allowed$"):
+            parameters.values(notebook(DECLARED), {"dataset": "mine:Net"})
+
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [
