@@ -20,7 +20,7 @@ from ddcore.experiments.setup import init_law, initial_weights, prepare
 from ddcore.experiments.verify import verify
 from ddcore.networks import LeNet, generator
 from ddcore.support.errors import InputError
-from ddcore.support.registry import DATASETS
+from ddcore.support.registry import ARCHITECTURES, DATASETS
 from ddcore.unroll import train_in_float64
 
 RECIPE = {
@@ -269,8 +269,8 @@ class TestAttack:
         assert verify(record, nets=2).agrees and verify(record).agrees
 
     def test_networks_beyond_those_beside_it_are_not_tested(self, record, monkeypatch):
-        lenet = replace(pretrained.ARCHITECTURES["lenet"], committed=2)
-        monkeypatch.setitem(pretrained.ARCHITECTURES, "lenet", lenet)
+        lenet = replace(ARCHITECTURES["lenet"], committed=2)
+        monkeypatch.setitem(ARCHITECTURES, "lenet", lenet)
         assert verify(record).line.endswith("n = 2)") and verify(record, 3).line.endswith("n = 2)")
 
     def test_a_class_tampered_with_fails(self, record):
