@@ -15,10 +15,13 @@ from ddcore import cli, datasets
 from ddcore.experiments import catalogue, records
 from ddcore.experiments.config import Config
 from ddcore.experiments.verify import verify
+from ddcore.support import kernel
 from ddcore.support.errors import InputError
-from ddcore.support.files import data_root
+from ddcore.support.files import cache_folder, data_root
 
-DATA_ROOT = data_root()  # before any test changes the environment
+# before any test changes the environment
+DATA_ROOT = data_root()
+CACHE = cache_folder()
 SHARED = {
     "dataset": "digits",
     "samples": 1,
@@ -33,10 +36,19 @@ TINY = Config(**SHARED, fixed=True, nets=1, epochs=2, iterations=12)
 TINY_RANDOM = Config(**SHARED, steps=2, nets=3, iterations=4)
 
 
+def new_cache(folder):
+    """For other processes, a cache folder that has nothing but the user's kernels."""
+    (CACHE / "kernels").mkdir(parents=True, exist_ok=True)
+    (folder / "ddcore").mkdir(parents=True)
+    (folder / "ddcore" / "kernels").symlink_to(CACHE / "kernels")
+    return folder
+
+
 def set_apart(monkeypatch, folder):
     """Cache, records, data and project below `folder`; two tiny experiments more, as if at the
     paper's scale."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(kernel, "cache_folder", lambda: CACHE)  # to build one takes seconds
     monkeypatch.setenv("DDCORE_RESULTS", str(folder / "results"))
     monkeypatch.setenv("DDCORE_DATA", str(folder / "data"))
     monkeypatch.setattr(records, "PROJECT", folder / "project")

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_RANDOM, tree
+from conftest import TINY, TINY_RANDOM, new_cache, tree
 from PIL import Image
 
 import ddcore as ddcore_package
@@ -518,6 +518,7 @@ class TestInterrupted:
     def test_a_killed_process_is_resumed(self, ddcore, apart):
         """The real command, killed at a moment of its own choosing; what it leaves is a checkpoint
         and no record."""
+        new_cache(apart / "cache")
         key = configure("fig2a", "smoke", {"iterations": "30", "seed": "9"}).key
         checkpoint = apart / "cache" / "ddcore" / "checkpoints" / f"{key}.kernel.safetensors"
         words = [*SMOKE, *parameters(["seed=9", "iterations=30"])]

@@ -15,6 +15,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path, PurePosixPath
 
 import pytest
+from conftest import new_cache
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_install import CARRIED, PACKAGE, PROJECT, PUBLISHING, ROOT
@@ -90,7 +91,7 @@ def outside(wheel, tmp_path_factory) -> Callable[..., str]:
     own = ("DDCORE_", "PYTHON", "VIRTUAL_ENV", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     environment["HOME"] = str(folder / "home")
-    environment["XDG_CACHE_HOME"] = str(folder / "home" / "cache")
+    environment["XDG_CACHE_HOME"] = str(new_cache(folder / "home" / "cache"))
 
     def call(name: str, *arguments: str) -> str:
         command = [python.parent / name, *arguments]

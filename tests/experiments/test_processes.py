@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import new_cache
 
 from ddcore.distilled import DistilledData
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """A cache folder that all runs share, so that the kernel is built once."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder that all runs share."""
+    return new_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
