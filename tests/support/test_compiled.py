@@ -44,6 +44,7 @@ class TestCompiledSteps:
         agree(SOFT_LABELS)
 
     @pytest.mark.slow
+    @pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6 does not compile them")
     def test_those_of_a_network_without_a_kernel_too(self):
         """Without vectors, which halves the time of compiling."""
         with for_any_processor():
@@ -125,7 +126,7 @@ class TestUnfinishedLibraries:
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
         with quickly():
             compile_a_step()
-            left = list(tmp_path.glob("*/*.main.so"))
+            left = list(tmp_path.glob("*/*.so"))
             for library in left:
                 part = library.read_bytes()[:1000]
                 library.unlink()  # this process still has the whole one in use
@@ -144,9 +145,11 @@ class TestUnfinishedLibraries:
 
 
 def for_any_processor(**settings: Any) -> contextlib.AbstractContextManager:
-    """Compile without trying out what this processor has."""
-    settings = {"cpp.vec_isa_ok": True, "cpp.simdlen": 1, **settings}
-    return torch._inductor.config.patch(settings)
+    """Compile without trying out what this processor has. Settings that this PyTorch does not know
+    are passed over."""
+    config = torch._inductor.config
+    known = {name: value for name, value in settings.items() if hasattr(config, name)}
+    return config.patch({"cpp.vec_isa_ok": True, "cpp.simdlen": 1, **known})
 
 
 def quickly() -> contextlib.AbstractContextManager:
