@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-DPI = 110
+DPI = 100
 
 
 def frames(label: str, frames: Iterable[tuple[str, str, Figure]]) -> ipywidgets.VBox:
