@@ -15,7 +15,7 @@ from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, resolve
 from ddcore.experiments.config import Config
 from ddcore.experiments.records import Record
 from ddcore.support.errors import InputError, MachineError, full_memory_named
-from ddcore.support.files import PROJECT, data_root
+from ddcore.support.files import PROJECT, check_file, data_root
 from ddcore.support.formats import FORMATS, check_format, formatted
 from ddcore.support.registry import DATASETS
 
@@ -193,8 +193,8 @@ def verify(
     from ddcore.experiments import verify as checks
 
     check_format(form)
-    if log is not None and not log.absolute().parent.is_dir():
-        raise InputError(f"--log {log}: its folder is not there")
+    if log is not None:
+        check_file(log)
     to_check = _to_check(names or [], scale, pairs(parameters))
     rows = []
     unchecked = bool(records.damaged)
@@ -402,9 +402,13 @@ def main() -> None:
     except InputError as error:
         status = 2
         _complain(error)
-    except (MachineError, OSError) as error:
+    except MachineError as error:
         status = 1
         _complain(error)
+    except OSError as error:
+        status = 1
+        place = error.filename
+        _complain(f"{place}: {error.strerror}; let it be read and written" if place else error)
     sys.exit(status)
 
 

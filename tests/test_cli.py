@@ -364,7 +364,7 @@ class TestBadInput:
         ),
         "verify an empty folder": (["verify", "."], "is not a record"),
         "verify in another format": (["verify", "--format", "xml"], "text, md, json, junit"),
-        "verify, a log nowhere": (["verify", "--log", "no/log.json"], "--log no/log.json"),
+        "verify, a log nowhere": (["verify", "--log", "no/log.json"], "cannot write no/log.json"),
         "report in another format": (["report", "--format", "xml"], "text, md, json, junit"),
         "verify no networks": (["verify", "fig2a", "--nets", "0"], "--nets", "1"),
         "unknown dataset": (["data", "mnits"], "unknown dataset 'mnits'", "digits, mnist"),
@@ -551,14 +551,60 @@ class TestMachine:
         with monkeypatch.context() as patch:
             patch.setattr(records.shutil, "copyfile", full)
             done = ddcore("run", "tiny")
-        assert done.status == 1 and done.out == [] and done.err[-1].startswith("ddcore: ")
-        assert "No space left" in done.err[-1] and tree(apart / "results") == ["tiny"]
-        assert ddcore("run", "tiny").status == 0
+        folder = apart / "results" / "tiny" / TINY.key
+        (checkpoint,) = (apart / "cache" / "ddcore" / "checkpoints").glob("*.safetensors")
+        assert done.status == 1 and done.out == []
+        assert done.err[-1] == (
+            f"ddcore: cannot write {folder}: No space left on device; free space there, or set "
+            f"DDCORE_RESULTS to another folder; what was computed is in {checkpoint}, and the same "
+            "command goes on from it"
+        )
+        assert tree(apart / "results") == ["tiny"]
+        again = ddcore("run", "tiny")
+        assert again.status == 0 and any("resuming at outer step" in line for line in again.err)
 
-    def test_a_results_folder_that_cannot_be_written_is_named(self, ddcore, apart):
-        (apart / "results").write_text("a file")
-        done = ddcore("run", "tiny-random")
-        assert done.status == 1 and done.out == [] and str(apart / "results") in done.err[-1]
+    def test_one_that_is_full_from_the_first_checkpoint_on(self, ddcore, apart, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(progress.os, "fsync", full)
+        done = ddcore("run", "tiny")
+        folder = apart / "cache" / "ddcore" / "checkpoints"
+        assert done.status == 1 and done.err[-1].startswith(f"ddcore: cannot write {folder}/")
+        assert done.err[-1].endswith("; free space there, or let its folder take files")
+        assert not list(folder.glob("*.safetensors")) and not list(folder.glob(".*.part"))
+
+    PLACES = {
+        "results": ("DDCORE_RESULTS", [], "set DDCORE_RESULTS to a folder"),
+        "cache": ("XDG_CACHE_HOME", [], "set XDG_CACHE_HOME to a folder"),
+        "checkpoints": ("", ["--checkpoints", "a-file/c"], "with --checkpoints"),
+    }
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_a_place_that_cannot_be_written_is_found_before_computing(
+        self, ddcore, apart, monkeypatch, place
+    ):
+        variable, words, remedy = self.PLACES[place]
+        (apart / "a-file").write_text("here")
+        monkeypatch.chdir(apart)
+        if variable:
+            monkeypatch.setenv(variable, str(apart / "a-file"))
+        monkeypatch.setattr(run, "prepare", None)
+        line = refused(ddcore, apart, "run", "tiny", *words)
+        assert line.startswith("ddcore: cannot write to ") and "a-file" in line and remedy in line
+
+    def test_so_is_that_of_pretrained_networks(self, ddcore, apart, monkeypatch):
+        (apart / "a-file").write_text("here")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(apart / "a-file"))
+        words = ["run", "full-mnist", "--scale", "smoke", "--checkpoints", apart / "c"]
+        assert "set XDG_CACHE_HOME" in refused(ddcore, apart, *words)
+
+    def test_a_place_that_cannot_be_read_is_named(self, ddcore, apart, monkeypatch):
+        place = apart / ("x" * 300)
+        monkeypatch.setenv("DDCORE_RESULTS", str(place))
+        done = ddcore("list")
+        assert done.status == 1 and len(done.err) == 1
+        assert f"ddcore: {place}" in done.err[0] and "let it be read and written" in done.err[0]
 
     @pytest.fixture
     def failing(self, monkeypatch):

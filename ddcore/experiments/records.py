@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from ddcore.experiments.catalogue import EXPERIMENTS, configure, resolve
 from ddcore.experiments.config import Config
-from ddcore.support.errors import InputError
+from ddcore.support.errors import InputError, WriteError
 from ddcore.support.files import PROJECT, cache_folder
 from ddcore.support.registry import source
 
@@ -250,7 +250,8 @@ def faithful(experiment: str) -> Record | None:
 
 
 def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record:
-    """Write a record's folder whole or not at all, with a copy of the file `distilled` in it."""
+    """Write a record's folder whole or not at all, with a copy of the file `distilled` in it;
+    WriteError where the disk refuses."""
     folder = root / content["experiment"] / content["key"]
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -263,6 +264,9 @@ def write(root: Path, content: dict[str, Any], distilled: Path | None) -> Record
         if folder.exists():
             folder.replace(old)
         part.replace(folder)
+    except OSError as error:
+        remedy = "free space there, or set DDCORE_RESULTS to another folder"
+        raise WriteError(folder, error, remedy) from error
     finally:
         if old.exists() and not folder.exists():
             old.replace(folder)

@@ -24,7 +24,8 @@ from ddcore.experiments.records import Record
 from ddcore.experiments.setup import Setup, prepare
 from ddcore.support import kernel
 from ddcore.support.compiled import compiled_steps, is_compiled
-from ddcore.support.files import PROJECT, cache_folder
+from ddcore.support.errors import MachineError, WriteError
+from ddcore.support.files import PROJECT, cache_folder, check_folder
 from ddcore.support.imported import is_own
 from ddcore.support.registry import architecture
 from ddcore.support.runtime import check_device, only_one, process, set_up, wait_for_all
@@ -106,6 +107,7 @@ def run(
         record = existing(request)
         if record is not None:
             return record
+    check_places(request)
     set_up(device)
     if request.experiment in IMAGES_OF:
         origin = IMAGES_OF[request.experiment]
@@ -150,6 +152,22 @@ def plan(request: Request) -> str:
     return "\n".join([*lines, "there is a record" if record else seconds, str(folder)])
 
 
+def check_places(request: Request) -> None:
+    """InputError, before anything is computed, where what a run writes could not be written."""
+    config = request.config
+    cache = "set XDG_CACHE_HOME to a folder that can be written to"
+    option = "name another folder with --checkpoints" if request.checkpoints else cache
+    check_folder(request.checkpoint_folder, option)
+    check_folder(request.root, "set DDCORE_RESULTS to a folder that can be written to")
+    if starts_pretrained(config):
+        check_folder(cache_folder(), cache)
+
+
+def starts_pretrained(config: Config) -> bool:
+    """Whether a run trains networks on a whole dataset first."""
+    return bool(config.pretrained_on) or methods.get(config.images).always_pretrained
+
+
 def may_change(config: Config) -> bool:
     """Whether images or a network of a reader's own are used, which may change while their name
     does not."""
@@ -168,8 +186,14 @@ def _is_of_these(record: Record, setup: Setup) -> bool:
 
 def _compute(request: Request, setup: Setup) -> Record | None:
     way, checkpoint = _plan_steps(request, setup.config)
-    with kernel.allowed(way == "kernel"):
-        return _compute_by(way, checkpoint, request, setup)
+    try:
+        with kernel.allowed(way == "kernel"):
+            return _compute_by(way, checkpoint, request, setup)
+    except WriteError as error:
+        if not checkpoint.exists():
+            raise
+        goes_on = f"what was computed is in {checkpoint}, and the same command goes on from it"
+        raise MachineError(f"{error}; {goes_on}") from error
 
 
 def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> Record | None:
@@ -178,7 +202,7 @@ def _compute_by(way: str, checkpoint: Path, request: Request, setup: Setup) -> R
     config = setup.config
     method = methods.get(config.images)
     pool = {}
-    if config.pretrained_on or method.always_pretrained:
+    if starts_pretrained(config):
         pool = {"pool": pretrained.train_pool(config, setup.device)}
     step_functions = compiled_steps() if way == "compiled" else EAGER
     device = device_name(setup.device)

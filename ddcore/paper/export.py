@@ -10,18 +10,17 @@ from PIL import Image
 
 from ddcore.distilled import DistilledData
 from ddcore.support.errors import InputError, did_you_mean
-from ddcore.support.files import whole
+from ddcore.support.files import check_file, whole
 
 
 def export(distilled: DistilledData, kind: str, file: Path) -> None:
     """Write distilled data as one of FORMATS, whole or not at all; InputError for another kind, or
-    where the file's folder is not there. What a hub takes is a folder: `ddcore.paper.hub`."""
+    where the file cannot be written. What a hub takes is a folder: `ddcore.paper.hub`."""
     if kind not in FORMATS:
         kinds = [*FORMATS, "hf"]
         near = did_you_mean(kind, kinds)
         raise InputError(f"--to {kind}: one of {', '.join(kinds)} is allowed{near}")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise InputError(f"cannot write {file}: it must be a file in a folder that exists")
+    check_file(file)
     with whole(file) as part, part.open("wb") as opened:
         FORMATS[kind](distilled, opened)
 

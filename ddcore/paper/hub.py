@@ -25,7 +25,8 @@ from ddcore.experiments.pretrained import training_of
 from ddcore.experiments.records import Record, rounded
 from ddcore.paper import evidence, figures
 from ddcore.paper.ledger import markdown_table
-from ddcore.support.errors import InputError
+from ddcore.support.errors import InputError, WriteError
+from ddcore.support.files import check_file, part_of
 from ddcore.support.registry import INIT_LAWS
 
 IMAGES = Path("data", "train")
@@ -53,11 +54,12 @@ def export(record: Record, folder: Path) -> None:
             f"{error.name} is not installed: pip install 'ddcore[hub]' brings it"
         ) from None
 
-    if folder.exists() or not folder.absolute().parent.is_dir():
-        raise InputError(f"cannot write {folder}: it must be a new folder in one that exists")
+    if os.path.lexists(folder):
+        raise InputError(f"cannot write {folder}: it is there already; name a new folder")
+    check_file(folder)
     if not record.has_images:
         raise InputError(f"{record.name} has no images of its own: there is nothing to show")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = part_of(folder)
     try:
         (part / IMAGES).mkdir(parents=True)
         for name in KEPT:
@@ -67,6 +69,9 @@ def export(record: Record, folder: Path) -> None:
         text = json.dumps(croissant.description(part, LINES, about(record)), indent=1)
         (part / "croissant.json").write_text(f"{text}\n", "utf-8")
         part.replace(folder)
+    except OSError as error:
+        remedy = "free space there, or name another folder with --out"
+        raise WriteError(folder, error, remedy) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -24,7 +24,7 @@ from nbformat import NotebookNode
 
 from ddcore.paper.parameters import Value, values
 from ddcore.support.errors import InputError, MachineError
-from ddcore.support.files import whole
+from ddcore.support.files import check_file, whole
 from ddcore.support.imported import is_own
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -81,14 +81,14 @@ def run(
     path = find(name)
     typed = values(path, overrides)
     out = Path(out or f"{path.stem}.executed.ipynb")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: it must be a file in a folder that exists")
+    check_file(out)
     if page_of(out) == out:
         raise InputError(f"cannot write {out}: the copy is a notebook, and its page lies beside it")
     if out.resolve().parent == FOLDER.resolve():
         raise InputError(
             f"cannot write {out}: the folder of the source notebooks is not for executed copies"
         )
+    check_file(page_of(out))
     executed = execute(path, typed, limit=limit)
     write(executed, out)
     with whole(page_of(out)) as part:
@@ -254,12 +254,9 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write it whole or not at all; MachineError where the disk refuses."""
-    try:
-        with whole(path) as part:
-            part.write_text(dumps(notebook), encoding="utf-8")
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror}") from None
+    """Write it whole or not at all; WriteError where the disk refuses."""
+    with whole(path) as part:
+        part.write_text(dumps(notebook), encoding="utf-8")
 
 
 def main() -> None:

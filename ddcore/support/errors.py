@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -17,6 +18,14 @@ class InputError(ValueError):
 
 class MachineError(RuntimeError):
     """The machine could not do it (no disk, a worker that died): exit status 1."""
+
+
+class WriteError(MachineError):
+    """A file or folder could not be written: its path, why, and what to do."""
+
+    def __init__(self, path: Path, error: Exception, remedy: str):
+        reason = getattr(error, "strerror", None) or error
+        super().__init__(f"cannot write {path}: {reason}; {remedy}")
 
 
 @contextmanager

@@ -4,6 +4,8 @@ scikit-learn and map-style datasets; whatever is missing or damaged is named."""
 import hashlib
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ddcore.support.errors import InputError
-from ddcore.support.files import data_root
+from ddcore.support.files import check_folder, data_root
 from ddcore.support.folders import Files, Labelled, image_folder, mean_and_std, sha256_of
 from ddcore.support.registry import DATASETS, Source, source
 
@@ -77,10 +79,13 @@ def fetch(name: str, download: bool) -> None:
         return
     reason = "a download was not asked for"
     if download:
+        remedy = f"for {name}, set DDCORE_DATA to a folder that can be written to, or that has it"
+        check_folder(root, remedy)
         print(f"downloading {name} to {root}", file=sys.stderr)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):  # torchvision looks for the files again
+            # torchvision looks for the files again
+            with FileLock(root / f".{name}.lock"), _all_or_nothing(entry, root):
                 for split in (entry.train_split, entry.test_split):
                     _split(entry, root, split, download=True)
             return
@@ -88,9 +93,30 @@ def fetch(name: str, download: bool) -> None:
             reason = _last_line(error)
     raise InputError(
         f"{name} is not there: {missing[0]} is missing and cannot be downloaded ({reason}); go "
-        "online once, or set DDCORE_DATA to a folder laid out as "
+        "online once, with space free there, or set DDCORE_DATA to a folder laid out as "
         f"torchvision.datasets.{entry.torchvision} expects it"
     )
+
+
+@contextmanager
+def _all_or_nothing(entry: Source, root: Path) -> Iterator[None]:
+    """Where a download fails or is interrupted, what it left is removed; what was there stays."""
+    before = _stored(entry, root)
+    try:
+        yield
+    except BaseException:
+        for path in sorted(_stored(entry, root) - before, reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _stored(entry: Source, root: Path) -> set[Path]:
+    """What there is of a dataset, whole or not, with the archive that its files come in."""
+    archive = getattr(getattr(torchvision_datasets(), entry.torchvision), "filename", "")
+    names = {Path(file).parts[0] for file in (*entry.train_files, *entry.test_files)}
+    places = [root / name for name in names | {archive} if name]
+    inside = [path for place in places for path in place.rglob("*")]
+    return {path for path in [*places, *inside] if path.exists()}
 
 
 POOLED_TRAINING = 7_438  # of the 9,298 digits of USPS, as in the paper's copy

@@ -238,9 +238,10 @@ class TestFolder:
     def test_one_that_is_there_is_left_alone(self, ddcore, library, record, here):
         (here / "tiny-hf").mkdir()
         done = ddcore("export", "tiny", "--to", "hf")
-        assert done.status == 2 and "it must be a new folder" in done.err[0]
+        assert done.status == 2 and "it is there already; name a new folder" in done.err[0]
         assert tree(here) == ["tiny-hf"]
-        assert ddcore("export", "tiny", "--to", "hf", "--out", "no/x").status == 2
+        nowhere = ddcore("export", "tiny", "--to", "hf", "--out", "no/x")
+        assert nowhere.status == 2 and "cannot write no/x: No such file" in nowhere.err[0]
 
     def test_a_failure_leaves_nothing(self, ddcore, library, record, here, monkeypatch):
         def full(record):

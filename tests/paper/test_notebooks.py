@@ -151,10 +151,13 @@ class TestRun:
             pytest.param("missing/a.ipynb", id="a folder that is missing"),
             pytest.param(".", id="a folder"),
             pytest.param("a.html", id="its page"),
+            pytest.param("b.ipynb", id="its page is a folder"),
+            pytest.param("x" * 250, id="a name too long"),
         ],
     )
     def test_an_output_that_must_not_be_written_is_refused(self, folder, out):
         put(folder, "a", "1/0")
+        Path("b.html").mkdir()
         with pytest.raises(InputError, match="cannot write"):
             notebooks.run("a", {}, Path(out.format(folder=folder)))
 

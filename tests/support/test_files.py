@@ -1,13 +1,22 @@
 """Where files are, and that a file is there whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from ddcore.support.errors import InputError, MachineError
-from ddcore.support.files import absolute, cache_folder, data_root, whole
+from ddcore.support import files
+from ddcore.support.errors import InputError, WriteError
+from ddcore.support.files import (
+    absolute,
+    cache_folder,
+    check_file,
+    check_folder,
+    data_root,
+    whole,
+)
 
 
 class TestFolders:
@@ -60,6 +69,81 @@ class TestNamesOfFolders:
         assert absolute("mnist") == "mnist"
 
 
+class TestBeforeAnythingIsComputed:
+    """Whether a place can be written to is found by writing there; nothing is left."""
+
+    PLACES = {
+        "there": "there",
+        "still to be made": "new/a/b",
+        "a link": "link",
+    }
+    NO_PLACES = {
+        "a file": ("file", "Not a directory"),
+        "below a file": ("file/x", "Not a directory"),
+        "a link to nothing": ("dangling", "No such file or directory"),
+        "a name too long": ("x" * 300, "File name too long"),
+        "a link to itself": ("loop/x", "Too many levels of symbolic links"),
+        "a NUL in the name": ("a\0b", "null byte"),
+    }
+    NO_FILES = {
+        "a folder": ("there", "it is a folder; name a file in it"),
+        "in no folder": ("new/x", "No such file or directory; its folder must be there"),
+        "below a file": ("file/x", "Not a directory"),
+        "a name too long": ("x" * 250, "File name too long"),
+    }
+
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "file").write_text("here")
+        (tmp_path / "link").symlink_to("there")
+        (tmp_path / "dangling").symlink_to("nowhere")
+        (tmp_path / "loop").symlink_to("loop")
+        before = sorted(tmp_path.rglob("*"))
+        yield tmp_path
+        assert sorted(tmp_path.rglob("*")) == before
+        assert (tmp_path / "file").read_text() == "here"
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_a_folder_that_takes_files(self, here, monkeypatch, place):
+        check_folder(here / self.PLACES[place], "no remedy")
+        monkeypatch.chdir(here)
+        check_folder(Path(self.PLACES[place]), "no remedy")
+
+    @pytest.mark.parametrize("place", NO_PLACES)
+    def test_one_that_does_not_is_named_with_what_to_do(self, here, place):
+        name, reason = self.NO_PLACES[place]
+        with pytest.raises(InputError) as refusal:
+            check_folder(here / name, "set DDCORE_RESULTS")
+        said = str(refusal.value)
+        assert said.startswith(f"cannot write to {here / name}: ") and reason in said
+        assert said.endswith("; set DDCORE_RESULTS")
+
+    def test_a_file_that_can_be_written(self, here, monkeypatch):
+        check_file(here / "there" / "new")
+        check_file(here / "file")  # it is replaced
+        monkeypatch.chdir(here)
+        check_file(Path("new"))
+
+    @pytest.mark.parametrize("place", NO_FILES)
+    def test_one_that_cannot_is_named_with_what_to_do(self, here, place):
+        name, reason = self.NO_FILES[place]
+        with pytest.raises(InputError) as refusal:
+            check_file(here / name)
+        said = str(refusal.value)
+        assert said.startswith(f"cannot write {here / name}: ") and reason in said
+
+    def test_a_disk_that_is_full_or_cannot_be_written(self, here, monkeypatch):
+        def refuse(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(files, "TemporaryFile", refuse)
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        for check in (lambda: check_folder(here, "r"), lambda: check_file(here / "new")):
+            with pytest.raises(InputError, match=f"{here}.*No space left on device"):
+                check()
+
+
 class TestWholeFiles:
     def test_the_file_appears_when_it_is_complete(self, tmp_path):
         file = tmp_path / "f"
@@ -72,13 +156,14 @@ class TestWholeFiles:
     def test_where_writing_fails_the_old_file_stays(self, tmp_path):
         file = tmp_path / "f"
         file.write_text("old")
-        with pytest.raises(OSError, match="No space left"), whole(file) as part:
+        said = f"cannot write {file}: No space left on device; free space there"
+        with pytest.raises(WriteError, match=said), whole(file) as part:
             part.write_text("half")
             raise OSError(28, "No space left on device")
         assert file.read_text() == "old"
         assert os.listdir(tmp_path) == ["f"]
 
     def test_what_safetensors_cannot_write_is_the_machine_s_error(self, tmp_path):
-        with pytest.raises(MachineError, match="cannot write .*f: .*full"), whole(tmp_path / "f"):
+        with pytest.raises(WriteError, match="cannot write .*f: .*full"), whole(tmp_path / "f"):
             raise SafetensorError("the disk is full")
         assert os.listdir(tmp_path) == []

@@ -17,6 +17,7 @@ from scipy.io import savemat
 from test_datasets import assert_normalised, idx, seen, sizes, tiny_mnist
 
 from ddcore.datasets import is_available, load
+from ddcore.support import readers
 from ddcore.support.errors import InputError
 from ddcore.support.files import data_root
 from ddcore.support.readers import torchvision_datasets
@@ -146,6 +147,37 @@ class TestMissing:
         out, err = capsys.readouterr()
         assert out == ""
         assert f"downloading {name} to {apart / 'data'}" in err
+
+    @pytest.mark.parametrize("name", ["mnist", "usps", "svhn", "cifar10"])
+    @pytest.mark.parametrize("failure", [OSError(28, "No space left"), KeyboardInterrupt()])
+    def test_a_download_that_fails_leaves_nothing(self, apart, monkeypatch, name, failure):
+        """What was there stays."""
+        entry = DATASETS[name]
+        root = apart / "data" / entry.folder
+        one, other = root / entry.train_files[0], root / entry.test_files[0]
+        one.parent.mkdir(parents=True)
+        one.write_bytes(b"mine")
+        (root / "another.txt").write_bytes(b"mine")
+
+        def half(*_, **__):
+            halves = [other]
+            halves += [one.parent / "deeper" / "half"] if one.parent != root else []
+            halves += [root / "cifar-10-python.tar.gz"] if name == "cifar10" else []
+            for file in halves:
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(b"half")
+            raise failure
+
+        monkeypatch.setattr(readers, "_split", half)
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            load(name)
+        left = {path for path in root.rglob("*") if path.suffix != ".lock"}
+        assert left - {*one.parents} == {one, root / "another.txt"}
+
+    def test_a_data_root_that_cannot_be_written_is_named(self, apart):
+        (apart / "data").write_text("a file")
+        said = refusal("mnist")
+        assert said.startswith(f"cannot write to {apart / 'data'}: Not a directory; for mnist, set")
 
     def test_cifar10_jpeg_is_never_a_stand_in_and_never_downloaded(self, apart, capsys):
         said = refusal("cifar10-jpeg")
