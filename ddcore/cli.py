@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import webbrowser
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -388,6 +389,8 @@ def pairs(parameters: list[str]) -> dict[str, str]:
 
 
 def main() -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a folder's name may be any bytes
     try:
         with full_memory_named():
             status = app(standalone_mode=False)

@@ -430,6 +430,15 @@ class TestFolders:
         same_folder = f"dataset=folder:{apart}/pictures"
         assert ddcore(*words, same_folder).out == done.out
 
+    def test_their_names_may_be_any_bytes(self, apart, pictures):
+        folder = pictures()
+        name = os.fsencode(apart / "odd") + b"\xff"
+        os.rename(folder, name)
+        command = [sys.executable, "-m", "ddcore", "data", b"folder:" + name]
+        strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+        done = subprocess.run(command, capture_output=True, env=strict)
+        assert done.returncode == 0 and done.stdout.startswith(b"folder:" + name), done.stderr
+
     def test_a_damaged_image_is_named(self, ddcore, pictures, apart):
         folder = pictures()
         file = folder / "train" / "a" / "7.png"

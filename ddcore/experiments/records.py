@@ -9,9 +9,9 @@ from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import TypedDict
 
 from ddcore.experiments.catalogue import EXPERIMENTS, configure, resolve
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 # What another run of an experiment at the paper's scale may have of its own: a replicate.
 REPLICATED = {"seed", "faithful"}
+Portion = Annotated[float, Field(ge=0, le=1)]  # of the test images
 
 
 class Metric(TypedDict):
     """What `metric` returns, of one number for each network or of one for each of its classes."""
 
-    mean: float | list[float]
-    std: float | list[float] | None
+    mean: Portion | list[Portion]
+    std: Portion | list[Portion] | None
     n: int
     values: list[float] | list[list[float]]
 
@@ -90,7 +91,16 @@ class Record(BaseModel):
     def _tested(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
         if "test_accuracy" not in metrics:
             raise ValueError("test_accuracy is missing")
+        if isinstance(metrics["test_accuracy"]["mean"], list):
+            raise ValueError("test_accuracy has several means; one is allowed")
         return metrics
+
+    @field_validator("config")
+    @classmethod
+    def _of_a_dataset(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(config.get("dataset"), str):
+            raise ValueError("dataset must be the name of one")
+        return config
 
     @property
     def name(self) -> str:

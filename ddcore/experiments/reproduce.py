@@ -6,7 +6,7 @@ import signal
 import statistics
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from ddcore.experiments import pretrained, records
@@ -53,7 +53,7 @@ def missing(shard: Shard = (1, 1)) -> list[Missing]:
     here = cache(records.here)
     first, step = shard
     for name in list(EXPERIMENTS)[first - 1 :: step]:
-        if records.find(name) is not None:
+        if _recorded(name):
             continue
         config = EXPERIMENTS[name]
         datasets = [d for d in (config.dataset, config.source) if d]
@@ -67,6 +67,11 @@ def missing(shard: Shard = (1, 1)) -> list[Missing]:
         seconds *= measured.get(config.network, 1.0)
         todo.append(Missing(name, config, here(config.dataset), absent, seconds))
     return todo
+
+
+def _recorded(name: str) -> bool:
+    """Whether it has a record that can be read."""
+    return records.undamaged(partial(records.find, name)) is not None
 
 
 def ratios() -> dict[str, float]:
@@ -163,7 +168,7 @@ def _run_one(m: Missing, device: str, done: list[Done]) -> bool:
 
 
 def _print_rest(todo: list[Missing]) -> None:
-    rest = [m.name for m in todo if records.find(m.name) is None]
+    rest = [m.name for m in todo if not _recorded(m.name)]
     names = f": {', '.join(rest)}" if rest else ""
     print(f"{len(todo) - len(rest)} done, {len(rest)} still missing{names}")
     if absent := sorted({m.absent for m in todo if m.absent}):

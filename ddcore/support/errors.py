@@ -15,6 +15,9 @@ class InputError(ValueError):
     2.
     """
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # whatever it quotes
+
 
 class MachineError(RuntimeError):
     """The machine could not do it (no disk, a worker that died): exit status 1."""

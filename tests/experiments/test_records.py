@@ -214,6 +214,9 @@ class TestRead:
         "environment.seconds": lambda c: c["environment"].pop("seconds"),
         "data.sha256": lambda c: c["data"].pop("sha256"),
         "test_accuracy": lambda c: c["metrics"].pop("test_accuracy"),
+        "config: .*dataset must be the name of one": lambda c: c["config"].update(dataset=None),
+        "metrics: .*one is allowed": lambda c: c["metrics"]["test_accuracy"].update(mean=[0.5, 1]),
+        "metrics.test_accuracy.mean": lambda c: c["metrics"]["test_accuracy"].update(mean=1e300),
         "metrics.test_accuracy.std": lambda c: c["metrics"]["test_accuracy"].pop("std"),
         "metrics.test_accuracy.values": lambda c: c["metrics"]["test_accuracy"].update(
             values=["many"]

@@ -45,6 +45,17 @@ class TestRun:
         again = ddcore("reproduce")
         assert again.status == 0 and again.out[-1].startswith("0 done")
 
+    def test_a_damaged_record_does_not_stop_the_others(self, few, ddcore):
+        damaged = few / "results" / "tiny" / EXPERIMENTS["tiny"].key / "record.json"
+        damaged.parent.mkdir(parents=True)
+        damaged.write_text("{")
+        planned = ddcore("reproduce", "--plan")
+        assert planned.status == 0 and first_words(planned.out)[:2] == ["tiny", "tiny-random"]
+        assert len(planned.err) == 1 and str(damaged) in planned.err[0]
+        done = ddcore("reproduce")
+        assert done.status == 1 and done.out[0].startswith(f"tiny: failed, {damaged} is not a")
+        assert "1 done, 3 still missing: tiny, elsewhere, adapted" in done.out[-1]
+
     def test_a_copy_stands_in_for_data_that_is_not_here(self, few, experiment, ddcore, monkeypatch):
         experiment("elsewhere", Config(**SHARED | {"dataset": "cifar10"}))
         here = {"cifar10": "cifar10-jpeg", "digits": "digits"}

@@ -251,6 +251,13 @@ class TestRefusals:
         assert said in str(refusal.value)
 
 
+def test_a_message_is_one_line_whatever_it_quotes():
+    with pytest.raises(InputError) as refusal:
+        load_distilled("no\nname\u2028here")
+    assert str(refusal.value).startswith("unknown experiment 'no\\nname")
+    assert str(InputError("no\nname\u2028here\x1e.")) == "no name here ."
+
+
 class TestBesideTheBorder:
     @pytest.mark.parametrize("fields", INSIDE, ids=str)
     def test_a_recipe_at_the_end_of_its_ranges(self, fields):
