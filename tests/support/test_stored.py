@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_distilled import META, E, K, S, example, init, n
 
 from ddcore.distilled import DistilledData
-from ddcore.support.errors import InputError, MachineError
+from ddcore.support.errors import InputError, MachineError, WriteError
 
 every_kind = [
     pytest.param({"soft": soft, "fixed": fixed}, id=f"{labels}, {start}")
@@ -75,7 +75,7 @@ class TestTheFile:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(WriteError, match="No space left"):
             example(soft=True).save(file)
         assert file.read_bytes() == old
 
