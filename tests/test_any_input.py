@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import set_apart
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,6 +30,7 @@ drawn = partial(
     derandomize=True,
     deadline=None,
     database=None,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 NUMBERS = st.one_of(st.integers().map(str), st.floats().map(str), st.from_regex(r"[\d_.e+-]{1,6}"))
@@ -120,18 +121,16 @@ def places(content, above=()):
             yield from places(value, (*above, key))
 
 
-@st.composite
-def edits(draw, content):
-    """A copy of JSON in which one entry is dropped or something else."""
+def edited(content, place, *value):
+    """A copy of JSON with another value in a place; without one, the entry is dropped."""
     content = json.loads(json.dumps(content))
-    *above, last = draw(st.sampled_from(list(places(content))))
     inner = content
-    for key in above:
+    for key in place[:-1]:
         inner = inner[key]
-    if draw(st.booleans()):
-        del inner[last]
+    if value:
+        inner[place[-1]] = value[0]
     else:
-        inner[last] = draw(JSON)
+        del inner[place[-1]]
     return content
 
 
@@ -147,11 +146,20 @@ class TestRecords:
             assert cli._result(found).startswith(found.name)
         return found
 
-    @drawn(max_examples=400)
-    @given(data=st.data())
-    def test_with_another_entry_it_is_read_or_named(self, file, whole, data):
-        file.write_text(json.dumps(data.draw(edits(whole))))
-        self.read(file)
+    @drawn(max_examples=8)
+    @given(JSON)
+    @example([])
+    @example(1e300)
+    @example(float("nan"))
+    def test_with_another_entry_it_is_read_or_named(self, file, whole, value):
+        for place in places(whole):
+            file.write_text(json.dumps(edited(whole, place, value)))
+            self.read(file)
+
+    def test_without_an_entry_it_is_read_or_named(self, file, whole):
+        for place in places(whole):
+            file.write_text(json.dumps(edited(whole, place)))
+            self.read(file)
 
     @pytest.fixture
     def whole(self, file):
@@ -168,9 +176,10 @@ class TestRecords:
         self.read(file)
 
     @drawn(max_examples=5)
-    @given(data=st.data())
+    @given(st.data())
     def test_the_commands_go_on(self, file, whole, capsys, data):
-        file.write_text(json.dumps(data.draw(edits(whole))))
+        place = data.draw(st.sampled_from(list(places(whole))))
+        file.write_text(json.dumps(edited(whole, place, data.draw(JSON))))
         cli.list_experiments()
         assert "fig2a" in reproduce.plan()
         found = self.read(file)
@@ -195,8 +204,12 @@ NAMES = st.one_of(
 NAMES = NAMES.filter(lambda name: not {"/", "\0"} & {*name} and name not in (".", ".."))
 SUFFIX = st.sampled_from([*SUFFIXES, ".PNG", ".Jpg", ".txt", "", ".gif"])
 FILES = st.lists(st.tuples(NAMES, SUFFIX, st.sampled_from([GREY, GREY, LARGE, COLOURED])))
-# of a part, by class: files of odd names, and how many plain ones
-PARTS = st.dictionaries(NAMES, st.tuples(FILES, st.sampled_from([0, 1, 6, 12])), max_size=3)
+FILES = st.tuples(FILES, st.sampled_from([0, 6, 12, 12]))  # and how many plain ones
+NUMBERED = st.sampled_from(["1", "2", "10", "02", "٣"])
+# of a part, by class
+PARTS = st.dictionaries(NAMES, FILES, max_size=3) | st.dictionaries(
+    NUMBERED, FILES, min_size=2, max_size=4
+)
 
 
 def is_written(name):

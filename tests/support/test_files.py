@@ -2,7 +2,9 @@
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -134,10 +136,13 @@ class TestBeforeAnythingIsComputed:
         assert said.startswith(f"cannot write {here / name}: ") and reason in said
 
     def test_a_disk_that_is_full_or_cannot_be_written(self, here, monkeypatch):
-        def refuse(*_, **__):
+        """Where it is full, an empty file can still be made."""
+
+        def refuse(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(files, "TemporaryFile", refuse)
+        full = nullcontext(SimpleNamespace(write=refuse))
+        monkeypatch.setattr(files, "TemporaryFile", lambda dir: full)
         monkeypatch.setattr(Path, "write_bytes", refuse)
         for check in (lambda: check_folder(here, "r"), lambda: check_file(here / "new")):
             with pytest.raises(InputError, match=f"{here}.*No space left on device"):
