@@ -238,7 +238,7 @@ def reruns(folder: Path) -> str:
         rows.append(
             [
                 log["date"],
-                f"{machine['device']}, {machine['threads']} threads",
+                f"{machine['device']}, threads: {machine['threads']}",
                 machine["torch"],
                 f"{agree} of {len(checked)} records",
                 f"{networks:,}",
