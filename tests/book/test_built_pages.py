@@ -292,6 +292,8 @@ def test_every_page(visit, axe, page):
     complaints = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert complaints == []
     assert browser.find_elements(By.CSS_SELECTOR, "mjx-merror") == []
+    numbers = browser.find_elements(By.CSS_SELECTOR, ".caption-number")
+    assert not any(number.is_displayed() for number in numbers)  # the paper's figures alone have one
     description = browser.find_element(By.CSS_SELECTOR, "meta[name=description]")
     assert len(description.get_attribute("content")) > 40
     assert browser.find_elements(By.CSS_SELECTOR, "meta[property='og:image']")
