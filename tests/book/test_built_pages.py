@@ -293,7 +293,7 @@ def test_every_page(visit, axe, page):
     assert complaints == []
     assert browser.find_elements(By.CSS_SELECTOR, "mjx-merror") == []
     numbers = browser.find_elements(By.CSS_SELECTOR, ".caption-number")
-    assert not any(number.is_displayed() for number in numbers)  # the paper's figures alone have one
+    assert not any(number.is_displayed() for number in numbers)  # the paper has its own
     description = browser.find_element(By.CSS_SELECTOR, "meta[name=description]")
     assert len(description.get_attribute("content")) > 40
     assert browser.find_elements(By.CSS_SELECTOR, "meta[property='og:image']")
