@@ -34,7 +34,19 @@ drawn = partial(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 NUMBERS = st.one_of(st.integers().map(str), st.floats().map(str), st.from_regex(r"[\d_.e+-]{1,6}"))
-WORDS = ["true", "False", "lenet", "he", "mnist", "usps", "folder:~/x", "folder:", "zero", "0x1"]
+WORDS = [
+    "true",
+    "False",
+    "lenet",
+    "he",
+    "mnist",
+    "usps",
+    "folder:~/x",
+    "folder:",
+    "inf",
+    "-nan",
+    "0x1",
+]
 TEXTS = st.one_of(st.text(), NUMBERS, st.sampled_from(WORDS), st.integers(-2, 300).map(str))
 
 
@@ -91,8 +103,9 @@ class TestParameters:
         Parameter("size", int, 1, choices=(1, 10)),
     ]
 
-    @drawn(max_examples=300)
-    @given(st.sampled_from(DECLARED), TEXTS)
+    @drawn(max_examples=100)
+    @given(TEXTS)
+    @pytest.mark.parametrize("parameter", DECLARED, ids=lambda parameter: parameter.name)
     def test_of_a_notebook(self, parameter, text):
         value = answered(lambda: parameter.parse(text))
         if value is None:
@@ -203,11 +216,12 @@ NAMES = st.one_of(
 )
 NAMES = NAMES.filter(lambda name: not {"/", "\0"} & {*name} and name not in (".", ".."))
 SUFFIX = st.sampled_from([*SUFFIXES, ".PNG", ".Jpg", ".txt", "", ".gif"])
-FILES = st.lists(st.tuples(NAMES, SUFFIX, st.sampled_from([GREY, GREY, LARGE, COLOURED])))
-FILES = st.tuples(FILES, st.sampled_from([0, 6, 12, 12]))  # and how many plain ones
+HIDDEN = NAMES.map(lambda name: f".{name}")
+ODD = st.lists(st.tuples(NAMES | HIDDEN, SUFFIX, st.sampled_from([GREY, GREY, LARGE, COLOURED])))
+FILES = st.tuples(ODD, st.sampled_from([0, 6, 12, 12]))  # and how many plain ones
 NUMBERED = st.sampled_from(["1", "2", "10", "02", "٣"])
 # of a part, by class
-PARTS = st.dictionaries(NAMES, FILES, max_size=3) | st.dictionaries(
+PARTS = st.dictionaries(NAMES | HIDDEN, FILES, max_size=3) | st.dictionaries(
     NUMBERED, FILES, min_size=2, max_size=4
 )
 
