@@ -29,12 +29,17 @@ def picture(image: Tensor, meta: Mapping[str, Any]) -> Tensor:
     Returns:
         [H, W] or [H, W, 3] in [0, 1], the normalisation undone; clipped for display only.
     """
+    shown = brightness(image, meta).clamp(0, 1)
+    if len(shown) == 1:
+        return shown[0]
+    return shown.permute(1, 2, 0)
+
+
+def brightness(images: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    """[..., C, H, W] with the normalisation undone: 0 is black, 1 white; some lie outside."""
     mean = torch.tensor(meta["mean"]).view(-1, 1, 1)
     std = torch.tensor(meta["std"]).view(-1, 1, 1)
-    pixels = (image.cpu() * std + mean).clamp(0, 1)
-    if len(pixels) == 1:
-        return pixels[0]
-    return pixels.permute(1, 2, 0)
+    return images.cpu() * std + mean
 
 
 def tiles(images: Tensor, meta: Mapping[str, Any]) -> Tensor:

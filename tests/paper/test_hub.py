@@ -105,6 +105,15 @@ class TestImages:
         }
         assert len(line["learning_rates"]) == 2
 
+    def test_black_and_white_are_not_clipped(self, record):
+        distilled = DistilledData.load(record / "distilled.safetensors")
+        mean, std = (torch.tensor(distilled.meta[name]).item() for name in ("mean", "std"))
+        brightness = torch.zeros_like(distilled.images)
+        brightness[0, :5] = 1
+        brightness[0, 9] = -0.5
+        images = (brightness - mean) / std
+        assert hub.clipped(replace(distilled, images=images)) == pytest.approx(0.1)
+
     def test_without_soft_labels_none_are_told(self, record, here):
         assert "soft_label" not in images(record, here)[0]
 
