@@ -258,9 +258,8 @@ def as_network(
         The `Network`, a pure function of weights and images.
 
     Raises:
-        InputError: for a name that is unknown or cannot be imported, images of a size that it does
-            not take, or a module with batch statistics, active dropout, buffers, or nothing to
-            train.
+        InputError: for a name that is unknown or cannot be imported, images that it does not take,
+            or a module with batch statistics, active dropout, buffers, or nothing to train.
     """
     if isinstance(network, Network):
         return network
@@ -273,7 +272,11 @@ def as_network(
         )
     for name, number in {"channels": channels, "size": size, "classes": classes}.items():
         check_value(name, number, Small)
-    stack = as_network(architecture(network).build(channels, size, classes))
+    made = architecture(network).build(channels, size, classes)
+    if not isinstance(made, Network | nn.Module):
+        maker = f"network {network}: {network.partition(':')[2]}"
+        raise InputError(f"{maker} returns {type(made).__name__}: an nn.Module is allowed")
+    stack = as_network(made)
     stack.name = network  # what it is asked for by, whatever its class says
     return stack
 

@@ -4,6 +4,7 @@ experiments."""
 import importlib
 import json
 import shutil
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ import pytest
 from PIL import Image
 
 from ddcore import cli, datasets
+from ddcore.datasets import Dataset
 from ddcore.experiments import catalogue, records
 from ddcore.experiments.config import Config
 from ddcore.experiments.verify import verify
-from ddcore.support import kernel
+from ddcore.support import kernel, progress
 from ddcore.support.errors import InputError
 from ddcore.support.files import cache_folder, data_root
 
@@ -121,6 +123,28 @@ def module(tmp_path, monkeypatch):
 
     yield write
     forget()
+
+
+@pytest.fixture
+def interrupted_in(ddcore, monkeypatch):
+    """Call the command and press Ctrl-C in an outer step: interrupted_in(8, "run", "tiny")."""
+
+    def call(step, *words):
+        draw = Dataset.batch
+        batches = []
+
+        def batch(*arguments):
+            batches.append(1)
+            if len(batches) == step:
+                signal.raise_signal(signal.SIGINT)
+            return draw(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(progress, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(Dataset, "batch", batch)
+            return ddcore(*words)
+
+    return call
 
 
 @pytest.fixture(scope="session")

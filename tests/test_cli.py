@@ -20,7 +20,6 @@ from PIL import Image
 import ddcore as ddcore_package
 from ddcore import __main__ as command
 from ddcore import cli
-from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
 from ddcore.experiments import records, run, setup
 from ddcore.experiments.catalogue import ALIASES, EXPERIMENTS, configure
@@ -467,21 +466,9 @@ class TestFolders:
 
 class TestInterrupted:
     @pytest.fixture
-    def interrupted(self, ddcore, monkeypatch):
+    def interrupted(self, interrupted_in):
         """What `ddcore run tiny` said that was interrupted in outer step 8."""
-        draw = Dataset.batch
-        batches = []
-
-        def batch(*arguments):
-            batches.append(1)
-            if len(batches) == 8:
-                signal.raise_signal(signal.SIGINT)
-            return draw(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(progress, "CHECKPOINT_SECONDS", 0)
-            patch.setattr(Dataset, "batch", batch)
-            return ddcore("run", "tiny")
+        return interrupted_in(8, "run", "tiny")
 
     def test_it_says_how_to_go_on(self, interrupted, apart):
         assert interrupted.status == 130 and interrupted.out == []

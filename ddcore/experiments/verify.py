@@ -14,7 +14,7 @@ from ddcore.experiments import methods, pretrained, records
 from ddcore.experiments.config import Config
 from ddcore.experiments.measure import measure
 from ddcore.experiments.records import Metric, Record
-from ddcore.experiments.run import device_name, environment
+from ddcore.experiments.run import device_name, environment, starts_pretrained
 from ddcore.experiments.setup import Setup, prepare
 from ddcore.support.files import whole
 from ddcore.support.runtime import set_up
@@ -125,7 +125,7 @@ def _networks_at_hand(config: Config, nets: int | None) -> int:
     if config.fixed:
         return 1
     at_hand = config.nets
-    if config.pretrained_on or methods.get(config.images).always_pretrained:
+    if starts_pretrained(config):
         at_hand = pretrained.committed(config)
     return min(nets or at_hand, at_hand)
 

@@ -295,11 +295,12 @@ class Judge:
         if not isinstance(claim, Number | Curve):
             return []
         try:
-            numbers = self.over_seeds(claim)
+            seeds = self._seeds(claim.experiment)
+            numbers = [_measured(record, claim.reference) for record in seeds]
         except Unrecorded:
             return []
         found = []
-        for record, ours in zip(self._seeds(claim.experiment), numbers, strict=True):
+        for record, ours in zip(seeds, numbers, strict=True):
             metric = record.metrics.get(claim.reference.name)
             found.append(
                 {

@@ -231,9 +231,6 @@ def torchvision_datasets() -> Any:
     return torchvision.datasets
 
 
-# Folders of images
-
-
 # Map-style datasets
 
 

@@ -1,7 +1,6 @@
 """A network of a reader's own, `-p network=module:Class`, from a run to its record and back."""
 
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_RANDOM, edit_record, tree
 
-from ddcore.datasets import Dataset
 from ddcore.distilled import DistilledData
 from ddcore.experiments import pretrained, records
 from ddcore.experiments.catalogue import configure
-from ddcore.support import progress
 from ddcore.support.registry import DATASETS
 from ddcore.use import network_of
 
@@ -124,21 +121,9 @@ class TestRun:
         ("source", "resumes"),
         [pytest.param(SOURCE, True, id="same"), pytest.param(OTHER, False, id="another")],
     )
-    def test_a_checkpoint_is_of_one_source(self, ddcore, mine, monkeypatch, source, resumes):
+    def test_a_checkpoint_is_of_one_source(self, ddcore, interrupted_in, mine, source, resumes):
         words = ["run", "tiny-random", "-p", "network=mine:Net", "-p", "nets=1"]
-        draw = Dataset.batch
-        batches = []
-
-        def batch(*arguments):
-            batches.append(1)
-            if len(batches) == 3:
-                signal.raise_signal(signal.SIGINT)
-            return draw(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(progress, "CHECKPOINT_SECONDS", 0)
-            patch.setattr(Dataset, "batch", batch)
-            assert ddcore(*words).status == 130
+        assert interrupted_in(3, *words).status == 130
         mine(source)
         done = ddcore(*words)
         assert done.status == 0
